@@ -1,0 +1,40 @@
+# Thin on purpose: CI and people call the same targets. Each one makes .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help install check format test unit demo bench clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+install: $(INSTALLED) ## make .venv with everything that the targets below need
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+check: $(INSTALLED) ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(INSTALLED) ## rewrite to the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: $(INSTALLED) ## every tier of tests
+	$(BIN)/pytest
+
+unit: $(INSTALLED) ## the tier that takes seconds
+	$(BIN)/pytest tests/unit
+
+demo: $(INSTALLED) ## the main job on small real input, end to end
+	$(BIN)/python tools/demo.py
+
+bench: $(INSTALLED) ## the quick benchmarks, side by side with peers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python benchmarks/evaluate.py
+
+clean: ## remove what the targets above made
+	rm -rf .venv demo build dist

@@ -1,0 +1,28 @@
+"""dit-eval: the numbers by which diffusion transformers are judged.
+
+Names are loaded when they are first used, so that `import dit_eval` stays instant and has no side effect.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dit_eval.evaluate import evaluate
+    from dit_eval.results import Result
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Result": "dit_eval.results",
+    "evaluate": "dit_eval.evaluate",
+}
+
+__all__ = ["Result", "__version__", "evaluate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'dit_eval' has no attribute {name!r}")

@@ -1,0 +1,38 @@
+"""The command line: parse, one call, print. An error is one line and exit 2.
+
+Exit codes: 0 good, 1 a check failed, 2 wrong use or bad input, 130 interrupted.
+Results go to standard output, progress and warnings to standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from dit_eval import __version__
+from dit_eval.errors import DitEvalError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="dit-eval")
+def main() -> None:
+    """The numbers by which diffusion transformers are judged."""
+
+
+def run() -> None:
+    """Entry point of the console script: `main`, with our exit codes."""
+    try:
+        code = main.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except DitEvalError as error:
+        click.echo(f"Error: {error}", err=True)
+        code = 2
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        click.echo("Interrupted.", err=True)
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)

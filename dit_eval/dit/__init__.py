@@ -1,0 +1,1 @@
+"""The DiT: configurations, blocks, model and checkpoints."""

@@ -1,0 +1,1 @@
+"""From images to features: protocols, resizes, networks and the extraction loop."""

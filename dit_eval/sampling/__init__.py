@@ -1,0 +1,1 @@
+"""From noise to images: the plan, schedules, guidance, samplers and decoders."""
