@@ -15,7 +15,6 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -121,8 +120,9 @@ class PictureImages(Images):
                 for name, image in zip(some, decoded, strict=True):
                     if image.shape[:2] != self.size:
                         raise BatchError(
-                            f"{self.path}: {name} is {image.shape[1]}×{image.shape[0]} and {self._names[0]} is "
-                            f"{self.size[1]}×{self.size[0]}; a batch has one size. Resize or remove it."
+                            f"{self.path}: {name} is {image.shape[1]}×{image.shape[0]} and "
+                            f"{self._names[0]} is {self.size[1]}×{self.size[0]}; a batch has one size. "
+                            "Resize or remove it."
                         )
                 yield np.stack(decoded)
 
@@ -145,8 +145,8 @@ class PictureImages(Images):
                 with Image.open(io.BytesIO(content)) as picture:
                     if picture.mode not in ("RGB", "L", "P", "1") or "transparency" in picture.info:
                         raise BatchError(
-                            f"{self.path}: {name} has mode {picture.mode}, with more or other than three 8-bit "
-                            "colours; convert it to RGB first."
+                            f"{self.path}: {name} has mode {picture.mode}; expected three 8-bit colours and "
+                            "no transparency. Convert it to RGB first."
                         )
                     return np.asarray(picture.convert("RGB"))
         except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning,
@@ -164,16 +164,13 @@ def open_images(path: Path) -> Images:
     if path.is_dir():
         names = [str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()]
         return PictureImages(path, names, lambda name: (path / name).read_bytes())
-    with npz.damage_is_an_error(path), zipfile.ZipFile(path) as archive:
-        names = [info.filename for info in archive.infolist()]
+    with npz.damage_is_an_error(path):
+        archive = zipfile.ZipFile(path)  # stays open: its index is parsed once, and threads may share it
+    names = archive.namelist()
     if path.suffix == ".npz" or any(name.endswith(".npy") for name in names):
+        archive.close()
         return NpzImages(path, npz.members(path))
-    return PictureImages(path, names, partial(_read_from_zip, path))
-
-
-def _read_from_zip(path: Path, name: str) -> bytes:
-    with zipfile.ZipFile(path) as archive:
-        return archive.read(name)
+    return PictureImages(path, names, archive.read)
 
 
 def prefetch(items: Iterator[T], depth: int = 2) -> Iterator[T]:
