@@ -66,6 +66,15 @@ def joined(rank: Rank) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def told_by_first(rank: Rank, answer: bool) -> bool:
+    """Rank 0's answer, on every rank."""
+    if rank.count == 1:
+        return answer
+    told = torch.tensor([answer])
+    dist.broadcast(told, 0)
+    return bool(told)
+
+
 def collect(rank: Rank, arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """The arrays of every rank, in rank order, on rank 0; an empty list elsewhere.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,17 @@ class Reference:
     pool: Gaussian | None
     spatial: Gaussian | None
     provenance: dict[str, Any]
+
+    def statistics_digest(self) -> str | None:
+        """SHA-256 of the stored means and covariances, None where there are none."""
+        stored = [gaussian for gaussian in (self.pool, self.spatial) if gaussian]
+        if not stored:
+            return None
+        sha = hashlib.sha256()
+        for gaussian in stored:
+            sha.update(np.ascontiguousarray(gaussian.mean).data)
+            sha.update(np.ascontiguousarray(gaussian.covariance).data)
+        return sha.hexdigest()
 
 
 def open_reference(name: str | Path, *, offline: bool = False) -> Reference:

@@ -1,25 +1,15 @@
-"""What is kept of a batch of images once its features are gone; streamed, merged across processes, cached."""
+"""What is kept of a batch of images once its features are gone: streamed, and merged part by part."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
-import torch
 
-from dit_eval import npz
-from dit_eval.assets import cache_dir
-from dit_eval.batches import Images
-from dit_eval.distributed import Rank, collect
-from dit_eval.errors import BatchError, StatisticsError
-from dit_eval.features.extract import Extractor, Features
+from dit_eval.errors import StatisticsError
+from dit_eval.features.extract import Features
 from dit_eval.metrics.gaussian import Moments
 from dit_eval.metrics.inception_score import InceptionScore, ScoreSums
-
-Progress = Callable[[int, int], None]  # images done, images in all
-
-_CACHE_VERSION = 1
 
 
 class BatchStatistics:
@@ -100,58 +90,3 @@ class BatchStatistics:
         statistics = cls(chunk, len(arrays["pool_sum"]), len(arrays["spatial_sum"]))
         statistics.merge(arrays)
         return statistics
-
-
-def measure(
-    images: Images,
-    extractor: Extractor,
-    *,
-    batch_size: int,
-    rank: Rank,
-    cache_key: str | None = None,
-    progress: Progress | None = None,
-) -> tuple[BatchStatistics | None, bool]:
-    """Statistics of a batch, and whether they came from the cache; None on ranks other than 0.
-
-    cache_key: what identifies images, network and device; None neither reads nor writes the cache.
-    """
-    chunk = extractor.protocol.inception_score_chunk
-    if cache_key is not None and (arrays := _from_cache(cache_key)) is not None:
-        return (BatchStatistics.from_arrays(chunk, arrays) if rank.index == 0 else None), True
-    start, stop = rank.share(len(images))
-    statistics = BatchStatistics(chunk, *extractor.dimensions)
-    at = start
-    for features in extractor.stream(images, batch_size, start, stop):
-        statistics.update(features, at)
-        at += len(features.pool)
-        if progress:
-            progress(at - start, stop - start)
-    if rank.count > 1:
-        first, *others = collect(rank, statistics.to_arrays()) or [None]
-        if first is None:
-            return None, False
-        for arrays in others:
-            statistics.merge(arrays)
-    if cache_key is not None:
-        _to_cache(cache_key, statistics.to_arrays())
-    return statistics, False
-
-
-def cache_key(images_digest: str, fingerprint: str, device: torch.device) -> str:
-    """What makes stored statistics the ones that would be computed now, up to the batch size."""
-    parts = (_CACHE_VERSION, images_digest, fingerprint, device.type, torch.__version__)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _from_cache(key: str) -> dict[str, np.ndarray] | None:
-    path = cache_dir() / "features" / f"{key}.npz"
-    try:
-        return {name: member.read() for name, member in npz.members(path).items()}
-    except BatchError:  # absent or damaged: computed again and written anew
-        return None
-
-
-def _to_cache(key: str, arrays: dict[str, np.ndarray]) -> None:
-    folder = cache_dir() / "features"
-    folder.mkdir(parents=True, exist_ok=True)
-    npz.write_npz(folder / f"{key}.npz", arrays)

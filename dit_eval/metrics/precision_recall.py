@@ -37,14 +37,10 @@ def precision_recall(
     Source: Kynkäänniemi et al. 2019; blocks and fallback as in ADM's evaluator.
     """
     for name, features in (("reference", reference), ("samples", samples)):
-        if len(features) <= k:
-            raise StatisticsError(
-                f"precision and recall need at least {k + 1} images on each side, "
-                f"for the distance to neighbour {k}; {name}: {len(features)}."
-            )
+        require_points(name, len(features), k)
         if not np.isfinite(features).all():
             raise StatisticsError(f"the features of the {name} hold NaN or infinity.")
-    prepare = _Float16Points if float16 else _Points
+    prepare: type[_Points] = _Float16Points if float16 else _Points
     theirs = prepare(torch.from_numpy(reference).to(device))
     ours = prepare(torch.from_numpy(samples).to(device))
     reach_theirs, reach_ours = _squared_radii(theirs, k), _squared_radii(ours, k)
@@ -58,6 +54,15 @@ def precision_recall(
     return PrecisionRecall(
         precision=float(inside_theirs.double().mean()), recall=float(inside_ours.double().mean())
     )
+
+
+def require_points(name: str, n: int, k: int) -> None:
+    """Raise StatisticsError if a set of n points is too small for the k-th neighbour."""
+    if n <= k:
+        raise StatisticsError(
+            f"precision and recall need at least {k + 1} images on each side, for the distance to "
+            f"neighbour {k}; {name}: {n}."
+        )
 
 
 class _Points:
@@ -78,7 +83,7 @@ class _Points:
         return distances.add_(other.norms[None, columns]).clamp_(min=0)
 
 
-class _Float16Points:
+class _Float16Points(_Points):
     """The same with every term rounded to float16 and sums accumulated in float32.
 
     A pair of ADM's blocks of 10,000 in which a distance is not finite is computed in float32. Distances are
@@ -86,22 +91,20 @@ class _Float16Points:
     """
 
     def __init__(self, features: torch.Tensor):
-        self.exact = _Points(features)
+        super().__init__(features)
         half = features.half()
-        self.features = half.float()
-        self.norms = (half * half).float().sum(dim=1).half()
-        finite = torch.isfinite(self.norms)
-        self.fits = [bool(part.all()) for part in finite.split(_ADM_BLOCK)]
+        self.half_features = half.float()  # float16 values; the products are summed in float32
+        self.half_norms = (half * half).float().sum(dim=1).half()
+        finite = torch.isfinite(self.half_norms)
+        self.fits = [bool(block.all()) for block in finite.split(_ADM_BLOCK)]
 
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def squared_distances(self, rows: slice, other: _Float16Points, columns: slice) -> torch.Tensor:
+    def squared_distances(self, rows: slice, other: _Points, columns: slice) -> torch.Tensor:
         """(rows, columns), float32 that holds float16 values where ADM's block is finite."""
+        assert isinstance(other, _Float16Points)
         if not (self.fits[rows.start // _ADM_BLOCK] and other.fits[columns.start // _ADM_BLOCK]):
-            return self.exact.squared_distances(rows, other.exact, columns)
-        products = (self.features[rows] @ other.features[columns].T).half()
-        distances = self.norms[rows, None] - 2 * products + other.norms[None, columns]
+            return super().squared_distances(rows, other, columns)
+        products = (self.half_features[rows] @ other.half_features[columns].T).half()
+        distances = self.half_norms[rows, None] - 2 * products + other.half_norms[None, columns]
         return distances.clamp_(min=0).float()
 
 
@@ -112,13 +115,13 @@ def _blocks(n: int) -> Iterator[slice]:
         yield slice(start, min(start + _BLOCK, n))
 
 
-def _squared_radii(points: _Points | _Float16Points, k: int) -> torch.Tensor:
+def _squared_radii(points: _Points, k: int) -> torch.Tensor:
     """Squared distance of each point to its k-th neighbour, itself not counted: (N,), float32."""
     nearest = torch.full((len(points), k + 1), torch.inf, device=points.features.device)
     blocks = list(_blocks(len(points)))
     for i, rows in enumerate(blocks):
         for columns in blocks[i:]:
-            distances = points.squared_distances(rows, points, columns)  # type: ignore[arg-type]
+            distances = points.squared_distances(rows, points, columns)
             _keep_nearest(nearest, rows, distances)
             if columns != rows:
                 _keep_nearest(nearest, columns, distances.T)
