@@ -155,22 +155,10 @@ def _pinned(path: Path) -> str | None:
 
 
 def _download(asset: Asset, path: Path, progress: Progress | None) -> None:
-    """Fill `path` from the first address that delivers: .part → check → rename."""
+    """.part → check → rename."""
     part = path.with_name(path.name + ".part")
-    _require_space(asset, path)
-    failures = []
-    for url in asset.urls:
-        try:
-            _receive(url, part, progress)
-            break
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
-            failures.append(f"{url} ({reason})")
-    else:
-        raise AssetError(
-            f"{asset.name} could not be downloaded: {'; '.join(failures)}. "
-            f"Run again to go on where it stopped, or fetch it elsewhere and put it at {path}."
-        )
+    if not (part.is_file() and part.stat().st_size == asset.bytes):
+        _fill(asset, path, part, progress)
     found = sha256(part)
     if asset.sha256 is not None and found != asset.sha256:
         size = part.stat().st_size
@@ -185,13 +173,26 @@ def _download(asset: Asset, path: Path, progress: Progress | None) -> None:
     part.replace(path)
 
 
-def _require_space(asset: Asset, path: Path) -> None:
+def _fill(asset: Asset, path: Path, part: Path, progress: Progress | None) -> None:
+    """Bring `part` to its full length from the first address that delivers."""
     free = shutil.disk_usage(path.parent).free
     if asset.bytes is not None and free < asset.bytes:
         raise AssetError(
             f"{asset.name} needs {asset.bytes / 1e9:.1f} GB and {path.parent} has {free / 1e9:.1f} GB free. "
             "Make room, or set DIT_EVAL_CACHE to another disk."
         )
+    failures = []
+    for url in asset.urls:
+        try:
+            _receive(url, part, progress)
+            return
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            failures.append(f"{url} ({reason})")
+    raise AssetError(
+        f"{asset.name} could not be downloaded: {'; '.join(failures)}. "
+        f"Run again to go on where it stopped, or fetch it elsewhere and put it at {path}."
+    )
 
 
 def _receive(url: str, part: Path, progress: Progress | None) -> None:

@@ -1,4 +1,4 @@
-"""The recorded numbers of the original programs live beside the checkout; a test that needs them skips without."""
+"""The recorded numbers of the original programs live beside the checkout; tests skip without."""
 
 from __future__ import annotations
 

@@ -1,0 +1,212 @@
+"""The installed command, as a user meets it: numbers on stdout, one sentence and exit 2 for mistakes."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from tests.shared import shared
+
+
+class Ran(NamedTuple):
+    """What a run of the command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def dit_eval(*arguments: object) -> Ran:
+    """The command's own entry point, in this process: what the console script calls."""
+    from dit_eval.cli import run
+
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+        patch.setattr(sys, "argv", ["dit-eval", *map(str, arguments)])
+        patch.setenv("COLUMNS", "80")
+        with pytest.raises(SystemExit) as stop:
+            run()
+    return Ran(int(stop.value.code or 0), stdout.getvalue(), stderr.getvalue())
+
+
+def test_the_installed_command_says_its_version_and_its_help_at_once() -> None:
+    command = Path(sys.executable).with_name("dit-eval")
+    for arguments, words in ((["--version"], "dit-eval"), (["fid", "--help"], "SAMPLES REF")):
+        run = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=20)
+        assert run.returncode == 0, run.stderr
+        assert words in run.stdout
+
+
+def images(path: Path, n: int, seed: int) -> Path:
+    np.savez(path, np.random.default_rng(seed).integers(0, 256, (n, 16, 16, 3), dtype=np.uint8))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("pair")
+    return images(folder / "samples.npz", 6, 0), images(folder / "ref.npz", 5, 1)
+
+
+def test_a_table_on_stdout_warnings_on_stderr_and_the_same_numbers_as_json(
+    pair: tuple[Path, Path], golden_inception: Path, tmp_path: Path
+) -> None:
+    weights = ("--inception", golden_inception)
+    table = dit_eval("fid", *pair, *weights, "--json", tmp_path / "result.json")
+    assert table.returncode == 0, table.stderr
+    assert max(map(len, table.stdout.splitlines())) <= 80
+    assert table.stderr.startswith("Warning: 6 samples are fewer than 2,048")
+    printed = dit_eval("fid", *pair, *weights, "--json", "-")
+    result = json.loads(printed.stdout)
+    assert result["schema"] == 1
+    assert result["metrics"] == json.loads((tmp_path / "result.json").read_text())["metrics"]
+    assert set(result["metrics"]) >= {"fid", "sfid", "inception_score", "precision", "recall"}
+    assert result["samples"]["n"] == 6
+    assert result["samples"]["cached"]
+    assert result["reference"]["statistics"] == "computed"
+    assert not result["protocol"]["weights"]["official"]
+
+
+def test_a_statistics_only_reference_gives_fid_and_sfid_and_the_reason_for_the_rest(
+    pair: tuple[Path, Path], golden_inception: Path, tmp_path: Path
+) -> None:
+    weights = ("--inception", golden_inception)
+    made = dit_eval("ref", "make", pair[1], "--out", tmp_path / "made.npz", *weights)
+    assert made.returncode == 0, made.stderr
+    with np.load(tmp_path / "made.npz") as stored:
+        np.savez(tmp_path / "bare.npz", **{key: stored[key] for key in stored.files if key != "arr_0"})
+    whole, bare = (
+        json.loads(dit_eval("fid", pair[0], tmp_path / name, *weights, "--json", "-").stdout)
+        for name in ("made.npz", "bare.npz")
+    )
+    assert bare["metrics"]["fid"] == whole["metrics"]["fid"]
+    assert set(bare["absent"]) == {"precision", "recall"}
+    assert "precision" not in bare["metrics"]
+
+
+def test_the_clean_protocol_is_another_number_with_another_fingerprint(
+    pair: tuple[Path, Path], golden_inception: Path
+) -> None:
+    adm, clean = (
+        json.loads(
+            dit_eval("fid", *pair, "--inception", golden_inception, "--protocol", name, "--json", "-").stdout
+        )
+        for name in ("adm", "clean")
+    )
+    assert adm["protocol"]["fingerprint"] != clean["protocol"]["fingerprint"]
+    assert adm["metrics"]["fid"] != clean["metrics"]["fid"]
+
+
+@pytest.mark.parametrize("name", ["samples.npz", "ref.npz"])
+def test_damaged_input_is_one_sentence_exit_2_and_no_result(
+    pair: tuple[Path, Path], golden_inception: Path, tmp_path: Path, name: str
+) -> None:
+    for path in pair:
+        content = path.read_bytes()
+        (tmp_path / path.name).write_bytes(content[: len(content) // 2] if path.name == name else content)
+    files = [tmp_path / path.name for path in pair]
+    run = dit_eval("fid", *files, "--inception", golden_inception, "--json", tmp_path / "result.json")
+    assert_one_sentence(run)
+    assert name in run.stderr
+    assert not (tmp_path / "result.json").exists()
+
+
+def assert_one_sentence(run: Ran) -> None:
+    assert run.returncode == 2, run.stderr
+    assert run.stdout == ""
+    assert run.stderr.startswith(("Error: ", "Usage: "))
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("{samples}", "absent.npz"), "no such file"),
+        (("{samples}", "imagenet-257"), "registered: imagenet-256"),
+        (("{samples}", "{ref}", "--protocol", "jax"), "known: adm, clean"),
+        (("{samples}", "{ref}", "--inception", "{ref}"), "cannot be read as weights"),
+        (("{samples}", "{ref}", "--inception", "absent.pth"), "no such file"),
+        (("{samples}", "{ref}", "--offline"), "--offline forbids the download"),
+        (("{samples}", "{ref}", "--batch-size", "0"), "0 is not in the range"),
+        (("{samples}",), "Missing argument 'REF'"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_exit_2(
+    pair: tuple[Path, Path], arguments: tuple[str, ...], words: str
+) -> None:
+    filled = [argument.format(samples=pair[0], ref=pair[1]) for argument in arguments]
+    run = dit_eval("fid", *filled)
+    assert_one_sentence(run)
+    assert words in run.stderr
+
+
+def test_swapped_sides_are_refused_unless_told_otherwise(
+    pair: tuple[Path, Path], golden_inception: Path, tmp_path: Path
+) -> None:
+    weights = ("--inception", golden_inception)
+    dit_eval("ref", "make", pair[1], "--out", tmp_path / "made.npz", *weights)
+    swapped = dit_eval("fid", tmp_path / "made.npz", pair[0], *weights)
+    assert_one_sentence(swapped)
+    assert "the order is SAMPLES REFERENCE" in swapped.stderr
+    told = dit_eval("fid", tmp_path / "made.npz", pair[0], *weights, "--ignore-sample-statistics")
+    assert told.returncode == 0, told.stderr
+
+
+def test_three_images_are_too_few_for_the_radii(
+    pair: tuple[Path, Path], golden_inception: Path, tmp_path: Path
+) -> None:
+    run = dit_eval("fid", images(tmp_path / "three.npz", 3, 2), pair[1], "--inception", golden_inception)
+    assert_one_sentence(run)
+    assert "at least 4 images on each side" in run.stderr
+
+
+def test_weights_of_another_network_are_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    run = dit_eval("fid", *pair, "--inception", tmp_path / "other.pth")
+    assert_one_sentence(run)
+    assert "not those of Inception 2015-12-05" in run.stderr
+
+
+def test_pth_and_safetensors_of_the_same_weights_give_the_same_numbers(
+    pair: tuple[Path, Path], golden_inception: Path, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    torch.save(load_file(golden_inception), tmp_path / "w.pth")
+    results = [
+        json.loads(dit_eval("fid", *pair, "--inception", weights, "--json", "-", "--no-cache").stdout)
+        for weights in (golden_inception, tmp_path / "w.pth")
+    ]
+    assert results[0]["metrics"] == results[1]["metrics"]
+
+
+def test_the_pixels_of_a_folder_give_the_numbers_of_the_npz(
+    pair: tuple[Path, Path], golden_inception: Path, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    with np.load(pair[0]) as batch:
+        for number, image in enumerate(batch["arr_0"]):
+            Image.fromarray(image).save(tmp_path / f"{number}.png")
+    results = [
+        json.loads(dit_eval("fid", side, pair[1], "--inception", golden_inception, "--json", "-").stdout)
+        for side in (pair[0], tmp_path)
+    ]
+    assert results[0]["metrics"] == results[1]["metrics"]
+
+
+def test_photographs_of_mixed_sizes_are_refused_by_name(golden_inception: Path) -> None:
+    run = dit_eval("fid", shared("images"), shared("images"), "--inception", golden_inception)
+    assert_one_sentence(run)
+    assert "a batch has one size" in run.stderr

@@ -1,0 +1,61 @@
+"""Case A: the features of the TensorFlow evaluator on real images, and how far float32 is from float64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dit_eval.batches import open_images
+from dit_eval.features.extract import Extractor, Features
+from dit_eval.features.inception import load_inception
+from dit_eval.features.protocols import PROTOCOLS
+from dit_eval.features.resize import tf1_bilinear
+from tests.shared import shared
+
+SIZES = (64, 256, 512)
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.fixture(scope="module")
+def ours(golden_inception: Path) -> dict[int, Features]:
+    extractor = Extractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))
+    features = {}
+    for size in SIZES:
+        blocks = list(extractor.stream(open_images(shared("golden", f"caseA_{size}.npz")), 8))
+        features[size] = Features(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
+    return features
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ["pool", "spatial"])
+def test_features_are_those_of_the_tensorflow_evaluator(
+    ours: dict[int, Features], size: int, name: str
+) -> None:
+    expected = np.load(shared("golden", "caseA_expected.npz"))[f"{name}_{size}"]
+    found = getattr(ours[size], name)
+    assert relative(found, expected) <= 2e-5
+    assert np.abs(found - expected).max() <= 2e-4
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_probabilities_are_those_of_the_tensorflow_evaluator(ours: dict[int, Features], size: int) -> None:
+    expected = np.load(shared("golden", "caseA_expected.npz"))[f"softmax_{size}"]
+    assert np.abs(ours[size].probabilities - expected).max() <= 1e-4
+    assert (ours[size].probabilities.argmax(1) == expected.argmax(1)).all()
+
+
+def test_folding_and_layout_stay_within_1e_5_of_the_network_in_float64(
+    ours: dict[int, Features], golden_inception: Path
+) -> None:
+    network = load_inception(golden_inception).double()
+    images = torch.from_numpy(np.concatenate(list(open_images(shared("golden", "caseA_256.npz")).blocks(24))))
+    with torch.inference_mode():
+        exact = network(tf1_bilinear(images).double())
+    assert relative(ours[256].pool, exact.pool.numpy()) <= 1e-5
+    assert relative(ours[256].spatial, exact.spatial.numpy()) <= 1e-5

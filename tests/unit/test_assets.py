@@ -1,0 +1,178 @@
+"""Downloads from a loopback server: verified, resumed, mirrored, refused offline."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dit_eval import assets
+from dit_eval.assets import Asset
+from dit_eval.errors import AssetError, UsageError
+
+CONTENT = np.random.default_rng(2).bytes(3_000_000)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves CONTENT under any path; /short closes early, /absent is 404, /old ignores ranges."""
+
+    requests: list[tuple[str, str | None]]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.server.requests.append((self.path, asked))
+        if self.path == "/absent":
+            return self.send_error(404)
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.path != "/old" else 0
+        if start >= len(CONTENT):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.end_headers()
+        body = CONTENT[start:]
+        self.wfile.write(body[: len(body) // 2] if self.path == "/short" else body)
+        return None
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Handler) as httpd:
+        httpd.requests = []
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield httpd
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def asset(server: Server) -> Asset:
+    return Asset(
+        name="thing",
+        kind="models",
+        urls=(f"{server.url}/thing.bin",),
+        sha256=hashlib.sha256(CONTENT).hexdigest(),
+        bytes=len(CONTENT),
+    )
+
+
+def part_of(asset: Asset) -> Path:
+    path = assets.cached_path(asset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(path.name + ".part")
+
+
+def test_a_download_is_verified_kept_and_not_repeated(asset: Asset, server: Server) -> None:
+    seen: list[tuple[int, int | None]] = []
+    path = assets.fetch(asset, progress=lambda done, total: seen.append((done, total)))
+    assert path.read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert assets.fetch(asset, offline=True) == path
+    assert len(server.requests) == 1
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(asset: Asset, server: Server) -> None:
+    part_of(asset).write_bytes(CONTENT[:1234])
+    assert assets.fetch(asset).read_bytes() == CONTENT
+    assert server.requests == [("/thing.bin", "bytes=1234-")]
+
+
+def test_a_server_without_ranges_sends_the_whole_again(asset: Asset, server: Server) -> None:
+    part_of(asset).write_bytes(b"rubbish")
+    asset = replace(asset, urls=(f"{server.url}/old",))
+    part_of(asset).write_bytes(b"rubbish")
+    assert assets.fetch(asset).read_bytes() == CONTENT
+
+
+def test_a_part_that_is_already_whole_is_not_fetched_again(asset: Asset, server: Server) -> None:
+    part_of(asset).write_bytes(CONTENT)
+    assert assets.fetch(asset).read_bytes() == CONTENT
+    assert server.requests == []
+
+
+def test_a_connection_that_closes_early_keeps_the_part_and_says_so(asset: Asset, server: Server) -> None:
+    broken = replace(asset, urls=(f"{server.url}/short",))
+    with pytest.raises(AssetError, match=r"Run again to go on where it stopped"):
+        assets.fetch(broken)
+    assert 0 < part_of(broken).stat().st_size < len(CONTENT)
+    assert not assets.is_present(broken)
+
+
+def test_a_mirror_serves_when_the_first_address_does_not(asset: Asset, server: Server) -> None:
+    asset = replace(asset, urls=(f"{server.url}/absent", f"{server.url}/mirror"))
+    assert assets.fetch(asset).read_bytes() == CONTENT
+
+
+def test_a_wrong_checksum_is_an_error_and_nothing_is_kept(asset: Asset) -> None:
+    asset = replace(asset, sha256="0" * 64)
+    with pytest.raises(AssetError, match="is not the registered file"):
+        assets.fetch(asset)
+    assert not part_of(asset).exists()
+    assert not assets.is_present(asset)
+
+
+def test_a_file_that_changed_in_the_cache_is_refused(asset: Asset) -> None:
+    assets.fetch(asset).write_bytes(b"changed")
+    with pytest.raises(AssetError, match="is not the registered thing"):
+        assets.fetch(asset)
+
+
+def test_without_a_published_checksum_the_first_download_is_pinned(asset: Asset) -> None:
+    asset = replace(asset, sha256=None)
+    path = assets.fetch(asset)
+    path.write_bytes(b"changed")
+    with pytest.raises(AssetError, match="is not the registered thing"):
+        assets.fetch(asset)
+
+
+def test_offline_says_where_to_put_the_file(asset: Asset, server: Server) -> None:
+    with pytest.raises(AssetError, match=r"--offline forbids the download.*put it at .*thing\.bin"):
+        assets.fetch(asset, offline=True)
+    assert server.requests == []
+
+
+def test_no_network_is_a_sentence(asset: Asset) -> None:
+    asset = replace(asset, urls=("http://127.0.0.1:9/thing.bin",))
+    with pytest.raises(AssetError, match="could not be downloaded"):
+        assets.fetch(asset)
+
+
+def test_a_cache_that_cannot_be_written_is_a_sentence(
+    asset: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(AssetError, match="Set DIT_EVAL_CACHE"):
+        assets.fetch(asset)
+
+
+@pytest.mark.parametrize("kind", ["models", "reference_stats"])
+def test_the_manifests_are_whole(kind: assets.Kind) -> None:
+    for asset in assets.manifest(kind).values():
+        assert asset.licence, asset.name
+        assert asset.source, asset.name
+        assert asset.bundled or asset.urls, asset.name
+        assert asset.sha256 is None or len(asset.sha256) == 64
+
+
+def test_an_unknown_name_says_which_there_are() -> None:
+    with pytest.raises(UsageError, match=r"registered: .*inception-2015-12-05"):
+        assets.lookup("models", "inception-2016")

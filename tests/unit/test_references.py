@@ -1,0 +1,77 @@
+"""References: what is read, what is refused, what is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dit_eval.errors import BatchError, StatisticsError, UsageError
+from dit_eval.references import has_statistics, open_reference, require_same_protocol
+
+IMAGES = np.zeros((5, 8, 8, 3), np.uint8)
+STATISTICS = {"mu": np.zeros(4), "sigma": np.eye(4), "mu_s": np.zeros(3), "sigma_s": np.eye(3)}
+
+
+def saved(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def test_images_statistics_or_both_are_found(tmp_path: Path) -> None:
+    both = open_reference(saved(tmp_path / "both.npz", arr_0=IMAGES, **STATISTICS))
+    assert both.images is not None
+    assert both.pool is not None
+    assert both.spatial is not None
+    images = open_reference(saved(tmp_path / "images.npz", arr_0=IMAGES))
+    assert images.images is not None
+    assert images.pool is None
+    assert images.statistics_digest() is None
+    statistics = open_reference(saved(tmp_path / "statistics.npz", **STATISTICS))
+    assert statistics.images is None
+    assert statistics.statistics_digest() == both.statistics_digest()
+
+
+def test_samples_with_statistics_are_recognised(tmp_path: Path) -> None:
+    assert has_statistics(saved(tmp_path / "a.npz", arr_0=IMAGES, **STATISTICS))
+    assert not has_statistics(saved(tmp_path / "b.npz", arr_0=IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "error", "words"),
+    [
+        ({"other": IMAGES}, BatchError, r"neither images \('arr_0'\) nor statistics"),
+        ({"mu": np.zeros(4)}, StatisticsError, "has 'mu' but no 'sigma'"),
+        ({"sigma": np.eye(4)}, StatisticsError, "has 'sigma' but no 'mu'"),
+        ({"mu": np.zeros(4), "sigma": np.eye(5)}, StatisticsError, "do not belong together"),
+        ({"mu": np.zeros(4, int), "sigma": np.eye(4)}, StatisticsError, "expected floating-point"),
+        ({"mu": np.full(4, np.nan), "sigma": np.eye(4)}, StatisticsError, "NaN or infinity"),
+        ({"arr_0": IMAGES, "provenance": np.array("{]")}, BatchError, "its provenance is not the JSON"),
+        ({"arr_0": IMAGES, "provenance": np.array("[1]")}, BatchError, "its provenance is not the JSON"),
+    ],
+)
+def test_files_that_are_no_reference_are_refused(
+    tmp_path: Path, arrays: dict[str, np.ndarray], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        open_reference(saved(tmp_path / "a.npz", **arrays))
+
+
+def test_an_unknown_name_says_which_are_registered() -> None:
+    with pytest.raises(UsageError, match="registered: imagenet-256"):
+        open_reference("imagenet-255")
+
+
+def test_a_file_that_is_not_there_is_not_taken_for_a_name() -> None:
+    with pytest.raises(BatchError, match="no such file or folder"):
+        open_reference("absent.npz")
+
+
+def test_statistics_of_another_protocol_are_refused(tmp_path: Path) -> None:
+    provenance = '{"protocol": {"name": "clean", "fingerprint": "0123456789ab"}}'
+    path = saved(tmp_path / "a.npz", arr_0=IMAGES, **STATISTICS, provenance=np.array(provenance))
+    reference = open_reference(path)
+    require_same_protocol(reference, "clean", "0123456789ab")
+    with pytest.raises(StatisticsError, match=r"statistics of protocol clean .* this run measures adm"):
+        require_same_protocol(reference, "adm", "ba9876543210")

@@ -1,0 +1,51 @@
+"""The result: what it says, and that it comes back from JSON as it was."""
+
+from __future__ import annotations
+
+import pytest
+
+from dit_eval.errors import ResultError
+from dit_eval.results import Result
+
+RESULT = Result(
+    metrics={"fid": 2.2712345, "inception_score": 278.24},
+    against={"fid": "stored statistics", "inception_score": "itself"},
+    absent={"precision": "the reference has statistics only"},
+    protocol={
+        "name": "adm",
+        "network": "inception-2015-12-05",
+        "fingerprint": "0123456789ab",
+        "weights": {"file": "w.pth", "sha256": "a" * 64, "official": False},
+    },
+    samples={"path": "batch.npz", "n": 50_000, "size": [256, 256], "digest": "b" * 64},
+    reference={"path": "ref.npz", "statistics": "stored"},
+    environment={"dit_eval": "0", "torch": "2", "device": "cpu", "seconds": 1.0},
+    warnings=("something",),
+)
+
+
+def test_a_result_comes_back_from_json_as_it_was() -> None:
+    assert Result.from_json(RESULT.to_json()) == RESULT
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 1, "warnings": []}', "3"])
+def test_other_json_is_refused(text: str) -> None:
+    with pytest.raises(ResultError, match="not a result of dit-eval"):
+        Result.from_json(text)
+
+
+def test_a_newer_schema_is_named() -> None:
+    with pytest.raises(ResultError, match="a result of schema 2; this version reads schema 1"):
+        Result.from_json(RESULT.to_json().replace('"schema": 1', '"schema": 2'))
+
+
+def test_the_table_fits_80_columns_and_shows_absence_with_its_reason() -> None:
+    table = RESULT.table(width=80)
+    assert max(map(len, table.splitlines())) <= 80
+    assert "FID-50K" in table
+    assert "2.2712" in table
+    (line,) = (line for line in table.splitlines() if "Precision" in line)
+    assert "absent" in line
+    assert "statistics only" in line
+    assert "Recall" not in table
+    assert "custom" in table
