@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dit_eval.evaluate import evaluate
+    from dit_eval.generate import generate
     from dit_eval.results import Result
 
 __version__ = "0.1.0"
@@ -17,9 +18,10 @@ __version__ = "0.1.0"
 _HOME = {
     "Result": "dit_eval.results",
     "evaluate": "dit_eval.evaluate",
+    "generate": "dit_eval.generate",
 }
 
-__all__ = ["Result", "__version__", "evaluate"]
+__all__ = ["Result", "__version__", "evaluate", "generate"]
 
 
 def __getattr__(name: str) -> Any:

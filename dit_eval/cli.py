@@ -11,6 +11,7 @@ import sys
 import click
 
 from dit_eval import __version__
+from dit_eval.commands.sample import sample
 from dit_eval.errors import DitEvalError
 
 
@@ -18,6 +19,9 @@ from dit_eval.errors import DitEvalError
 @click.version_option(__version__, prog_name="dit-eval")
 def main() -> None:
     """The numbers by which diffusion transformers are judged."""
+
+
+main.add_command(sample)
 
 
 def run() -> None:

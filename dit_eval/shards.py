@@ -143,7 +143,7 @@ class ShardFolder:
     def _require_equal(self, place: Path, found: Mapping[str, Any]) -> None:
         if not found:
             raise UsageError(
-                f"{place} exists and nothing beside it says how it was made. Choose another --out, or --fresh."
+                f"{place} exists and nothing says how it was made. Choose another --out, or --fresh."
             )
         differing = [
             f"{key} ({found.get(key)} there, {self.settings.get(key)} here)"

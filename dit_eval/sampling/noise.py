@@ -16,7 +16,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-Noise = Callable[[int, torch.Size], Tensor]  # (step of the chain, shape) → standard normal
+Noise = Callable[[int, tuple[int, ...]], Tensor]  # (step of the chain, shape) → standard normal
 
 _LATENT = 0  # the step number of the image's first latents; step k of the chain is k + 1
 _LABEL = 2**32 - 1  # the step number of what the plan draws
@@ -71,15 +71,15 @@ class ImageNoise:
         """indices: (N,) int64, on the device where the noise is wanted."""
         self.seed, self.indices = seed, indices
 
-    def latents(self, shape: torch.Size) -> Tensor:
+    def latents(self, shape: tuple[int, ...]) -> Tensor:
         """Where the chains start: (N, C, H, W) float32."""
         return self._draw(_LATENT, shape)
 
-    def __call__(self, step: int, shape: torch.Size) -> Tensor:
+    def __call__(self, step: int, shape: tuple[int, ...]) -> Tensor:
         """The noise that step number `step` adds, counted from 0 in the order of the chain."""
         return self._draw(1 + step, shape)
 
-    def _draw(self, step: int, shape: torch.Size) -> Tensor:
+    def _draw(self, step: int, shape: tuple[int, ...]) -> Tensor:
         assert shape[0] == len(self.indices)
         return normals(self.seed, self.indices, step, math.prod(shape[1:])).view(shape)
 

@@ -1,7 +1,7 @@
 """Which images a batch is made of: every index, its label, and the settings that they share.
 
-Work is cut into batches of consecutive indices. Arithmetic in floating point may depend on the shape of a batch,
-so every batch is drawn at full size: the last one repeats its last index and throws the repetitions away.
+Work is cut into batches of consecutive indices. Rounding may depend on the shape of a batch, so every one is
+drawn at full size: the last repeats its last index, and the repetitions are thrown away.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Plan:
 def choose_labels(spec: str, *, num: int, num_classes: int, seed: int) -> NDArray[np.int64]:
     """The class of every image, (num,) int64; that of image i depends on (seed, i) and `spec` alone.
 
-    spec: "uniform" draws each by itself, as DiT does; "balanced" shuffles all classes, again and again, so that
-    none is more than one image ahead; a number is that class for all; anything else is a text file of `num`
-    numbers. Raises UsageError for classes that the model does not have.
+    spec: "uniform" draws each by itself, as DiT does; "balanced" shuffles all classes, again and again, so
+    that none is ever more than one image ahead; a number is that class for all; anything else is a text file
+    of `num` numbers. Raises UsageError for classes that the model does not have.
     """
     if spec in ("uniform", "balanced"):
         words = _words(seed, -(-num // num_classes) * num_classes)

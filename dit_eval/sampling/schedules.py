@@ -120,6 +120,19 @@ class Schedule:
         """The weight of x_t in the mean of q(x_{t−1} | x_t, x₀)."""
         return (1.0 - self.alphas_cumprod_prev) * np.sqrt(1.0 - self.betas) / (1.0 - self.alphas_cumprod)
 
+    def times_between(self, low: float, high: float) -> tuple[float, float]:
+        """The first and the last timestep whose noise level lies in low … high.
+
+        Raises UsageError if there is none.
+        """
+        inside = self.timesteps[(low <= self.noise_level) & (self.noise_level <= high)]
+        if not len(inside):
+            raise UsageError(
+                f"no step has a noise level between {low} and {high}: the levels of this schedule are "
+                f"{self.noise_level[0]:.3g} to {self.noise_level[-1]:.3g}."
+            )
+        return float(inside[0]), float(inside[-1])
+
 
 def respaced(timesteps: NDArray[np.int64], trained_betas: Table) -> Schedule:
     """The schedule that visits only `timesteps` and has the trained ᾱ at each of them."""

@@ -1,0 +1,261 @@
+"""The sampling story: plan → sampler → decoder → shards → npz.
+
+Every process that is started with the same arguments works on its share of the batches and leaves; whoever
+finishes the last shard merges them all. Any of them may be killed, and the same call goes on.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dit_eval import __version__, assets
+from dit_eval.distributed import Lane, choose_device, first_rank_alone, lane, rank_and_world
+from dit_eval.dit import DiT, DiTConfig
+from dit_eval.dit.checkpoints import load_dit
+from dit_eval.errors import UsageError
+from dit_eval.sampling import SAMPLERS
+from dit_eval.sampling.decode import PIXELS, Decoder, load_decoder
+from dit_eval.sampling.guidance import Denoiser, guided
+from dit_eval.sampling.network import PRECISIONS, SampledNetwork, matmul_precision
+from dit_eval.sampling.noise import ImageNoise
+from dit_eval.sampling.plan import Plan, choose_labels
+from dit_eval.sampling.schedules import diffusion_schedule
+from dit_eval.shards import ShardFolder
+from dit_eval.source import find_model
+
+_LATENT_CHANNELS = 4  # of Stable Diffusion's VAE; models of 1 or 3 channels draw pixels
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far this process is with its share of the work."""
+
+    drawn: float  # images of this run, the fraction of the current ones included
+    wanted: int  # images of this run, when it is done
+    passes: int  # images that went through the network, those of guidance included
+
+
+def generate(
+    model: str | DiTConfig = "XL/2",
+    *,
+    cfg: float | None = None,
+    num: int = 50_000,
+    out: str | Path = "batch.npz",
+    image_size: int | None = None,
+    sampler: str = "ddpm",
+    steps: int | str | None = None,
+    eta: float = 0.0,
+    seed: int = 0,
+    labels: str | int = "uniform",
+    cfg_channels: str = "3",
+    cfg_interval: tuple[float, float] | None = None,
+    ckpt: str | Path | None = None,
+    vae: str | Path | None = None,
+    batch_size: int = 32,
+    precision: str = "fp32",
+    compile: bool = False,
+    device: str = "auto",
+    fresh: bool = False,
+    shard: tuple[int, int] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Draw a batch of images with a class-conditional DiT and write it for evaluators to read.
+
+    `out` holds the images as arr_0, (num, H, W, 3) uint8, and their classes as arr_1, (num,) int64; the json
+    beside it says how they were made. Image i depends on (seed, i), the model and the settings only.
+    Interrupted, the same call goes on; under torchrun every rank makes the same call.
+
+    cfg, steps, vae, image_size: None takes what the model's manifest entry says, else 1.0, 250, "ema" and
+    the checkpoint's own. eta: DDIM's. labels: see `choose_labels`. cfg_channels: "3", as DiT, or "all".
+    cfg_interval: noise levels σ (of Karras et al. 2022) between which there is guidance. ckpt: a registered
+    name or a file. vae: "ema", "mse" or a folder. shard: (K, N) draws every N-th batch, from the K-th on.
+    fresh: forget what is there. Returns `out`, which is not there yet while others are still at work.
+    Raises the subclasses of DitEvalError.
+    """
+    _require_valid(sampler, eta, precision, cfg_channels)
+    target, share = Path(out), lane(shard)
+    chosen = choose_device(device)
+    source = find_model(model, ckpt, image_size)
+    with matmul_precision(precision, chosen), torch.inference_mode():
+        network = load_dit(source.weights, source.config, device=chosen)
+        pixels = network.in_channels != _LATENT_CHANNELS
+        decoder = PIXELS if pixels else load_decoder(str(vae or source.defaults.get("vae", "ema")), chosen)
+        size = network.input_size * decoder.factor
+        if image_size not in (None, size):
+            raise UsageError(f"{source.name} draws images of {size} pixels, not {image_size}.")
+        plan = Plan(
+            model=source.name,
+            weights=assets.sha256(source.weights),
+            decoder=decoder.name,
+            image_size=size,
+            num=num,
+            seed=seed,
+            labels=str(labels),
+            sampler=sampler,
+            steps=str(source.defaults.get("steps", 250) if steps is None else steps),
+            eta=eta,
+            cfg=source.defaults.get("cfg", 1.0) if cfg is None else cfg,
+            cfg_channels=cfg_channels,
+            cfg_interval=cfg_interval,
+            batch_size=min(batch_size, num),
+            precision=precision,
+            compile=compile,
+            device=chosen.type,
+        )
+        classes = choose_labels(plan.labels, num=num, num_classes=network.num_classes, seed=seed)
+        folder = ShardFolder(target, plan.settings(), num=num, size=plan.batch_size, shape=(size, size, 3))
+        if fresh:
+            _start_over(folder, shard)
+        folder.open()
+        if not folder.finished():
+            _draw(network, decoder, plan, classes, folder, share, progress)
+            folder.merge(classes, {"environment": _environment(chosen)})
+    return target
+
+
+def _draw(
+    dit: DiT,
+    decoder: Decoder,
+    plan: Plan,
+    labels: NDArray[np.int64],
+    folder: ShardFolder,
+    share: Lane,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    """Draw the batches of our share that are not there yet."""
+    todo = [batch for batch in folder.missing() if share.takes(batch)]
+    device = next(dit.parameters()).device
+    network = SampledNetwork(dit, precision=plan.precision, compiled=plan.compile)
+    schedule = diffusion_schedule(plan.steps)
+    interval = schedule.times_between(*plan.cfg_interval) if plan.cfg_interval else None
+    options: dict[str, Any] = {"eta": plan.eta} if plan.sampler == "ddim" else {}
+    meter = _Meter(progress, network, wanted=sum(map(plan.count, todo)), steps=len(schedule))
+
+    with _Darkroom(decoder, device) as darkroom:
+        for batch in todo:
+            indices = torch.from_numpy(plan.indices(batch)).to(device)
+            denoiser = guided(
+                network,
+                torch.from_numpy(labels[plan.indices(batch)]).to(device),
+                null_class=dit.num_classes,
+                scale=plan.cfg,
+                channels=None if plan.cfg_channels == "all" else int(plan.cfg_channels),
+                interval=interval,
+            )
+            noise = ImageNoise(plan.seed, indices)
+            start = noise.latents((len(indices), dit.in_channels, dit.input_size, dit.input_size))
+            count = plan.count(batch)
+            watched = meter.watch(denoiser, count)
+            samples = SAMPLERS[plan.sampler](watched, start, schedule, noise, **options)
+            darkroom.develop(samples[:count], partial(folder.write, batch))
+
+
+class _Meter:
+    """Tells how far the chains are, step by step."""
+
+    def __init__(
+        self,
+        tell: Callable[[Progress], None] | None,
+        network: SampledNetwork,
+        *,
+        wanted: int,
+        steps: int,
+    ) -> None:
+        self._tell, self._network, self._wanted, self._steps = tell, network, wanted, steps
+        self._drawn = 0.0
+
+    def watch(self, denoiser: Denoiser, images: int) -> Denoiser:
+        """The same denoiser; each call brings `images` images a step further."""
+
+        def watched(x: Tensor, t: float) -> Tensor:
+            output = denoiser(x, t)
+            self._drawn += images / self._steps
+            if self._tell:
+                self._tell(Progress(self._drawn, self._wanted, self._network.passes))
+            return output
+
+        return watched
+
+
+class _Darkroom:
+    """Decodes and stores finished samples; on a GPU in a thread and stream of its own, beside the sampling."""
+
+    def __init__(self, decoder: Decoder, device: torch.device) -> None:
+        self._decoder = decoder
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+
+    def develop(self, samples: Tensor, keep: Callable[[NDArray[np.uint8]], None]) -> None:
+        """Decode the samples and hand the images to `keep`. Raises what went wrong with those before."""
+        self._wait()
+        if self._stream is None:
+            return self._develop(samples, keep)
+        self._stream.wait_stream(torch.cuda.current_stream(samples.device))
+        samples.record_stream(self._stream)
+        self._pending = self._thread.submit(self._develop, samples, keep)
+        return None
+
+    def _develop(self, samples: Tensor, keep: Callable[[NDArray[np.uint8]], None]) -> None:
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            images = self._decoder.decode(samples).cpu().numpy()
+        keep(images)
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def __enter__(self) -> _Darkroom:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._wait()
+        finally:
+            self._thread.shutdown()
+
+
+def _start_over(folder: ShardFolder, shard: tuple[int, int] | None) -> None:
+    if shard is not None:
+        raise UsageError(
+            f"--fresh would delete the work of the other shards. Delete {folder.out} and {folder.folder} "
+            "by hand, then start all shards without it."
+        )
+    first_rank_alone(folder.clear)
+
+
+def _require_valid(sampler: str, eta: float, precision: str, cfg_channels: str) -> None:
+    for name, value, known in (
+        ("sampler", sampler, SAMPLERS),
+        ("precision", precision, PRECISIONS),
+        ("cfg_channels", cfg_channels, ("3", "all")),
+    ):
+        if value not in known:
+            raise UsageError(f"{name} {value!r} is not one of {', '.join(known)}.")
+    if eta and sampler != "ddim":
+        raise UsageError(f"eta is an option of ddim, and the sampler is {sampler}; leave it out.")
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "dit_eval": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "ranks": rank_and_world()[1],
+    }
