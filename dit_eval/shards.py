@@ -16,7 +16,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +130,17 @@ class ShardFolder:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """One process at a time in the folder, which is made if need be."""
+        lock = FileLock(self.folder / "lock")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / "lock"):
-                yield
+            while not lock.is_locked:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):  # whoever merged has just removed the folder: once more
+                    lock.acquire()
+            yield
         except OSError as error:
             raise BatchError(f"{self.out} cannot be written: {error.strerror or error}.") from None
+        finally:
+            lock.release()
 
     def _remove_folder(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
