@@ -21,16 +21,15 @@ from torch import Tensor
 
 from dit_eval import __version__, assets
 from dit_eval.distributed import Lane, choose_device, first_rank_alone, lane, rank_and_world
-from dit_eval.dit import DiT, DiTConfig
+from dit_eval.dit import DiTConfig
 from dit_eval.dit.checkpoints import load_dit
-from dit_eval.errors import UsageError
+from dit_eval.errors import CheckpointError, UsageError
 from dit_eval.sampling import SAMPLERS
+from dit_eval.sampling.chains import Chains
 from dit_eval.sampling.decode import PIXELS, Decoder, load_decoder
-from dit_eval.sampling.guidance import Denoiser, guided
-from dit_eval.sampling.network import PRECISIONS, SampledNetwork, matmul_precision
-from dit_eval.sampling.noise import ImageNoise
-from dit_eval.sampling.plan import Plan, choose_labels
-from dit_eval.sampling.schedules import diffusion_schedule
+from dit_eval.sampling.guidance import Denoiser
+from dit_eval.sampling.network import PRECISIONS, matmul_precision
+from dit_eval.sampling.plan import Plan
 from dit_eval.shards import ShardFolder
 from dit_eval.source import find_model
 
@@ -113,83 +112,49 @@ def generate(
             compile=compile,
             device=chosen.type,
         )
-        classes = choose_labels(plan.labels, num=num, num_classes=network.num_classes, seed=seed)
+        chains = Chains(network, plan)
         folder = ShardFolder(target, plan.settings(), num=num, size=plan.batch_size, shape=(size, size, 3))
         if fresh:
             _start_over(folder, shard)
         folder.open()
         if not folder.finished():
-            _draw(network, decoder, plan, classes, folder, share, progress)
-            folder.merge(classes, {"environment": _environment(chosen)})
+            _draw(chains, decoder, plan, folder, share, progress)
+            folder.merge(chains.labels, {"environment": _environment(chosen)})
     return target
 
 
 def _draw(
-    dit: DiT,
+    chains: Chains,
     decoder: Decoder,
     plan: Plan,
-    labels: NDArray[np.int64],
     folder: ShardFolder,
     share: Lane,
-    progress: Callable[[Progress], None] | None,
+    tell: Callable[[Progress], None] | None,
 ) -> None:
     """Draw the batches of our share that are not there yet."""
     todo = [batch for batch in folder.missing() if share.takes(batch)]
-    device = next(dit.parameters()).device
-    network = SampledNetwork(dit, precision=plan.precision, compiled=plan.compile)
-    schedule = diffusion_schedule(plan.steps)
-    interval = schedule.times_between(*plan.cfg_interval) if plan.cfg_interval else None
-    options: dict[str, Any] = {"eta": plan.eta} if plan.sampler == "ddim" else {}
-    meter = _Meter(progress, network, wanted=sum(map(plan.count, todo)), steps=len(schedule))
+    wanted, drawn = sum(map(plan.count, todo)), 0.0
 
-    with _Darkroom(decoder, device) as darkroom:
-        for batch in todo:
-            indices = torch.from_numpy(plan.indices(batch)).to(device)
-            denoiser = guided(
-                network,
-                torch.from_numpy(labels[plan.indices(batch)]).to(device),
-                null_class=dit.num_classes,
-                scale=plan.cfg,
-                channels=None if plan.cfg_channels == "all" else int(plan.cfg_channels),
-                interval=interval,
-            )
-            noise = ImageNoise(plan.seed, indices)
-            start = noise.latents((len(indices), dit.in_channels, dit.input_size, dit.input_size))
-            count = plan.count(batch)
-            watched = meter.watch(denoiser, count)
-            samples = SAMPLERS[plan.sampler](watched, start, schedule, noise, **options)
-            darkroom.develop(samples[:count], partial(folder.write, batch))
-
-
-class _Meter:
-    """Tells how far the chains are, step by step."""
-
-    def __init__(
-        self,
-        tell: Callable[[Progress], None] | None,
-        network: SampledNetwork,
-        *,
-        wanted: int,
-        steps: int,
-    ) -> None:
-        self._tell, self._network, self._wanted, self._steps = tell, network, wanted, steps
-        self._drawn = 0.0
-
-    def watch(self, denoiser: Denoiser, images: int) -> Denoiser:
-        """The same denoiser; each call brings `images` images a step further."""
-
+    def watch(denoiser: Denoiser, images: int) -> Denoiser:
         def watched(x: Tensor, t: float) -> Tensor:
+            nonlocal drawn
             output = denoiser(x, t)
-            self._drawn += images / self._steps
-            if self._tell:
-                self._tell(Progress(self._drawn, self._wanted, self._network.passes))
+            drawn += images / chains.steps
+            if tell:
+                tell(Progress(drawn, wanted, chains.network.passes))
             return output
 
         return watched
 
+    with _Darkroom(decoder, chains.network.device) as darkroom:
+        for batch in todo:
+            count = plan.count(batch)
+            samples = chains.draw(plan.indices(batch), partial(watch, images=count))
+            darkroom.develop(samples[:count], partial(folder.write, batch))
+
 
 class _Darkroom:
-    """Decodes and stores finished samples; on a GPU in a thread and stream of its own, beside the sampling."""
+    """Decodes and stores samples; on a GPU in a thread and stream of its own, beside the sampling."""
 
     def __init__(self, decoder: Decoder, device: torch.device) -> None:
         self._decoder = decoder
@@ -209,6 +174,11 @@ class _Darkroom:
 
     def _develop(self, samples: Tensor, keep: Callable[[NDArray[np.uint8]], None]) -> None:
         with torch.inference_mode(), torch.cuda.stream(self._stream):
+            if not samples.isfinite().all():
+                raise CheckpointError(
+                    "the network's samples are not finite numbers. The checkpoint is damaged, or not the one "
+                    "for this sampler, or needs --precision fp32."
+                )
             images = self._decoder.decode(samples).cpu().numpy()
         keep(images)
 

@@ -16,7 +16,7 @@ CLASSES = 10
 
 
 def tiny_dit(*, in_channels: int = 3, input_size: int = 8, steps: int = 150) -> DiT:
-    """The model, trained on one soft pattern for each class so that its samples are not all black and white."""
+    """The model, trained on one soft pattern for each class, so that samples are not all black and white."""
     torch.manual_seed(0)
     model = build_dit(CONFIG, input_size=input_size, in_channels=in_channels, num_classes=CLASSES)
     patterns = 0.5 * torch.randn(CLASSES, in_channels, input_size, input_size)

@@ -74,7 +74,7 @@ def load_decoder(vae: str, device: torch.device) -> Decoder:
         scale = network.config["scaling_factor"]
     network.to(device)  # type: ignore[arg-type]
     network.eval().requires_grad_(False)
-    return vae_decoder(network, scale=scale, name=f"{vae} {assets.sha256(weights)}")
+    return vae_decoder(network, scale=scale, name=f"vae {assets.sha256(weights)}")
 
 
 def _build_vae(config: dict[str, Any], weights: Path) -> AutoencoderKL:

@@ -22,7 +22,7 @@ class SampledNetwork:
 
     def __init__(self, dit: DiT, *, precision: str = "fp32", compiled: bool = False) -> None:
         self.passes = 0
-        self._device = next(dit.parameters()).device.type
+        self.device = next(dit.parameters()).device
         self._bf16 = precision == "bf16"
         self._condition = dit.condition
         self._denoise = torch.compile(dit.denoise) if compiled else dit.denoise
@@ -40,7 +40,7 @@ class SampledNetwork:
 
     def _autocast(self) -> torch.autocast:
         # Weights, LayerNorm and the residual sums stay in float32, only matrix products are rounded
-        return torch.autocast(self._device, torch.bfloat16, enabled=self._bf16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def test_normals_at_the_ends_of_the_words_are_finite():
 
 
 def test_noise_has_these_bits_on_every_machine():
-    """Recorded on an x86-64 server with AVX-512, torch 2.15: whoever differs breaks the batches of all others."""
+    """Recorded on an x86-64 server with AVX-512, torch 2.15; other bits would be other batches."""
     bits = normals(2026, torch.tensor([0, 1, 49_999, 2**40]), 17, 4096).numpy().astype("<f4").tobytes()
     assert (
         hashlib.sha256(bits).hexdigest() == "351647c6a665bc30302c65814227571334abadaf7735775a817d7afa36ecf935"
