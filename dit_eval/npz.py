@@ -78,8 +78,8 @@ class Member:
     def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """Rows start…stop in arrays of at most `rows`. Raises BatchError where the data is damaged."""
         stop = len(self) if stop is None else stop
-        with damage_is_an_error(self.path), self._bytes() as stream:
-            stream.seek(self.header + start * self.row_bytes)
+        with damage_is_an_error(self.path), self._bytes() as (stream, origin):
+            stream.seek(origin + self.header + start * self.row_bytes)
             for first in range(start, stop, rows):
                 block = np.empty((min(rows, stop - first), *self.shape[1:]), self.dtype)
                 _fill(stream, block)
@@ -101,9 +101,12 @@ class Member:
         Compares the archive's own CRC on the way. Raises BatchError if it does not hold.
         """
         sha = hashlib.sha256(f"{self.dtype.str}{self.shape}".encode())
-        with damage_is_an_error(self.path), self._bytes() as stream:
+        left = self.dtype.itemsize * math.prod(self.shape)
+        with damage_is_an_error(self.path), self._bytes() as (stream, origin):
+            stream.seek(origin)
             crc = zlib.crc32(stream.read(self.header))
-            while chunk := stream.read(min(_CHUNK, self._data_bytes - stream.tell() + self.header)):
+            while chunk := stream.read(min(_CHUNK, left)):
+                left -= len(chunk)
                 sha.update(chunk)
                 crc = zlib.crc32(chunk, crc)
             if crc != self.info.CRC:
@@ -115,16 +118,12 @@ class Member:
     def __len__(self) -> int:
         return self.shape[0] if self.shape else 1
 
-    @property
-    def _data_bytes(self) -> int:
-        return self.dtype.itemsize * math.prod(self.shape)
-
     @contextmanager
-    def _bytes(self) -> Iterator[IO[bytes]]:
-        """The member's bytes from its npy header on: in place if stored, inflated if compressed."""
+    def _bytes(self) -> Iterator[tuple[IO[bytes], int]]:
+        """A stream, and where in it the npy header begins: in place if stored, inflated if compressed."""
         if self.info.compress_type != zipfile.ZIP_STORED:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.info) as stream:
-                yield stream
+                yield stream, 0
             return
         with self.path.open("rb") as file:
             file.seek(self.info.header_offset)
@@ -134,34 +133,14 @@ class Member:
                 raise BatchError(
                     f"{self.path}: {self.name!r} points outside the file; make or fetch it again."
                 )
-            yield _Window(file, start)
-
-
-class _Window:
-    """A file seen from an offset on: just what Member reads through."""
-
-    def __init__(self, file: IO[bytes], start: int):
-        self._file, self._start = file, start
-        file.seek(start)
-
-    def seek(self, offset: int) -> int:
-        return self._file.seek(self._start + offset) - self._start
-
-    def tell(self) -> int:
-        return self._file.tell() - self._start
-
-    def read(self, size: int = -1) -> bytes:
-        return self._file.read(size)
-
-    def readinto(self, buffer: memoryview) -> int:
-        return self._file.readinto(buffer)  # type: ignore[attr-defined]
+            yield file, start
 
 
 def _fill(stream: Any, array: np.ndarray) -> None:
-    view = memoryview(array.reshape(-1).view(np.uint8))
+    raw = array.reshape(-1).view(np.uint8)
     done = 0
-    while done < len(view):
-        got = stream.readinto(view[done:])
+    while done < len(raw):
+        got = stream.readinto(raw[done:].data)
         if not got:
             raise EOFError("the data ends early")
         done += got

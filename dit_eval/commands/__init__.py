@@ -1,1 +1,1 @@
-"""The commands of the command line, a module for each story."""
+"""The commands, one module each; `cli` attaches them."""
