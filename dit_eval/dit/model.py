@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dit_eval.dit.blocks import BLOCKS, AdaLNZeroBlock, layer_norm, modulate, modulation
@@ -40,15 +41,18 @@ def position_table(width: int, side: int) -> Tensor:
 
 
 class PatchEmbedder(nn.Module):
-    """Latents to tokens, one for each patch."""
+    """Latents to tokens, one for each patch: a convolution whose stride is its kernel, as a linear layer."""
 
     def __init__(self, in_channels: int, width: int, patch: int) -> None:
         super().__init__()
+        self.patch = patch
         self.proj = nn.Conv2d(in_channels, width, kernel_size=patch, stride=patch)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, T, D)."""
-        return self.proj(x).flatten(2).transpose(1, 2)
+        x = x.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))  # (N, C, h, p, w, p)
+        patches = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (N, T, C · p · p)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class TimestepEmbedder(nn.Module):
