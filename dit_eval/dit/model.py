@@ -152,7 +152,8 @@ class DiT(nn.Module):
         self.register_buffer("pos_embed", position_table(width, input_size // patch))
         self.blocks = nn.ModuleList(BLOCKS[block](width, config.heads) for _ in range(config.depth))
         self.final_layer = FinalLayer(width, patch * patch * self.out_channels, adaptive=adaptive)
-        self._initialise()
+        if not self.final_layer.linear.weight.is_meta:
+            self._initialise()
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Latents (N, C, H, W), times (N,), classes (N,) → (N, 2C, H, W), or (N, C, H, W) without variance.
