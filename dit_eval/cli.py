@@ -11,6 +11,8 @@ import sys
 import click
 
 from dit_eval import __version__
+from dit_eval.commands.fid import fid
+from dit_eval.commands.ref import ref
 from dit_eval.errors import DitEvalError
 
 
@@ -18,6 +20,10 @@ from dit_eval.errors import DitEvalError
 @click.version_option(__version__, prog_name="dit-eval")
 def main() -> None:
     """The numbers by which diffusion transformers are judged."""
+
+
+main.add_command(fid)
+main.add_command(ref)
 
 
 def run() -> None:

@@ -1,0 +1,55 @@
+"""Options that several commands share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+PATH = click.Path(path_type=Path)
+
+device = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute.",
+)
+offline = click.option("--offline", is_flag=True, help="Never touch the network; use what is in the cache.")
+batch_size = click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Images per pass; changes the speed, not the numbers.",
+)
+
+
+def measuring(command: Command) -> Command:
+    """The options of every command that extracts features."""
+    for option in reversed(
+        (
+            click.option(
+                "--protocol",
+                default="adm",
+                show_default=True,
+                help="adm: as in the papers; clean: clean-fid's resize.",
+            ),
+            click.option(
+                "--inception",
+                type=FILE,
+                envvar="DIT_EVAL_INCEPTION",
+                help="Weights of the feature network, .pth or .safetensors, instead of the registered ones.",
+            ),
+            batch_size,
+            device,
+            offline,
+        )
+    ):
+        command = option(command)
+    return command

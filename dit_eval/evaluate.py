@@ -1,0 +1,222 @@
+"""The evaluation story: batches → features → statistics → metrics → Result."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dit_eval import __version__
+from dit_eval.batches import Images, open_images
+from dit_eval.distributed import joined
+from dit_eval.errors import StatisticsError, UsageError
+from dit_eval.measure import Measurer, Progress, load_measurer
+from dit_eval.metrics.frechet import frechet_distance
+from dit_eval.metrics.gaussian import Gaussian
+from dit_eval.metrics.precision_recall import precision_recall, require_points
+from dit_eval.references import (
+    Reference,
+    has_statistics,
+    open_reference,
+    require_same_protocol,
+    write_reference,
+)
+from dit_eval.results import Result
+from dit_eval.statistics import BatchStatistics
+
+FULL_RANK = 2048  # fewer images than pool features leave the covariance rank-deficient
+_SORTED = 1.1  # order-free score over the file's: chunks of a shuffled file agree to a few per cent
+
+
+def evaluate(
+    samples: str | Path,
+    reference: str | Path,
+    *,
+    protocol: str = "adm",
+    inception: str | Path | None = None,
+    device: str = "auto",
+    batch_size: int = 64,
+    offline: bool = False,
+    cache: bool = True,
+    ignore_sample_statistics: bool = False,
+    progress: Progress | None = None,
+) -> Result | None:
+    """FID, sFID, IS, precision and recall of samples against a reference.
+
+    samples, reference: an .npz, a folder or a zip of images; the reference may also be a registered name or
+    hold stored statistics. Under torchrun the images are shared out and the Result is rank 0's; other ranks
+    get None. The order is samples, reference: ADM's program takes them the other way round.
+    Raises DitEvalError for whatever is wrong with the input.
+    """
+    began = time.monotonic()
+    images = _open_samples(Path(samples), ignore_sample_statistics)
+    target = open_reference(reference, offline=offline)
+    measurer = load_measurer(
+        protocol, inception=inception, device=device, batch_size=batch_size, offline=offline, cache=cache
+    )
+    require_same_protocol(target, protocol, measurer.fingerprint)
+    for name, side in (("samples", images), ("reference", target.images)):
+        if side is not None:
+            require_points(name, len(side), measurer.protocol.neighbour)
+    with joined(measurer.rank):
+        ours, about_samples = measurer.measure(images, "samples", progress)
+        theirs, about_reference = None, {}
+        if target.images is not None:
+            theirs, about_reference = measurer.measure(target.images, "reference", progress)
+    if ours is None:
+        return None
+    metrics, against, absent = _numbers(ours, target, theirs, measurer)
+    return Result(
+        metrics=metrics,
+        against=against,
+        absent=absent,
+        protocol=measurer.describe(),
+        samples={"path": str(samples), **about_samples},
+        reference=_describe_reference(reference, target, about_reference),
+        environment=_environment(measurer, time.monotonic() - began),
+        warnings=tuple(_doubts(len(images), metrics)),
+    )
+
+
+def make_reference(
+    batch: str | Path,
+    out: str | Path,
+    *,
+    protocol: str = "adm",
+    inception: str | Path | None = None,
+    device: str = "auto",
+    batch_size: int = 64,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a reference: mu, sigma, mu_s, sigma_s, arr_0 and provenance of a batch of images.
+
+    Raises DitEvalError for whatever is wrong with the input; nothing half-written is left.
+    """
+    images = open_images(Path(batch))
+    measurer = load_measurer(
+        protocol, inception=inception, device=device, batch_size=batch_size, offline=offline
+    )
+    with joined(measurer.rank):
+        statistics, about = measurer.measure(images, "reference", progress)
+    if statistics is not None:
+        provenance = {
+            "made_by": f"dit-eval {__version__}",
+            "batch": Path(batch).name,
+            **{key: about[key] for key in ("n", "size", "digest")},
+            "protocol": measurer.describe(),
+        }
+        write_reference(Path(out), images, statistics, provenance)
+    return Path(out)
+
+
+def _open_samples(path: Path, ignore_statistics: bool) -> Images:
+    images = open_images(path)
+    if not ignore_statistics and has_statistics(path):
+        raise UsageError(
+            f"{path} carries stored statistics (mu, sigma), as references do, and the order is SAMPLES "
+            "REFERENCE. If these are the samples, --ignore-sample-statistics computes them from the images."
+        )
+    return images
+
+
+def _numbers(
+    ours: BatchStatistics, target: Reference, theirs: BatchStatistics | None, measurer: Measurer
+) -> tuple[dict[str, float], dict[str, str], dict[str, str]]:
+    """Value, what it was measured against, and reason for absence, by metric."""
+    metrics: dict[str, float] = {}
+    against: dict[str, str] = {}
+    absent: dict[str, str] = {}
+
+    for name, mine, stored, computed in (
+        ("fid", ours.pool, target.pool, theirs and theirs.pool),
+        ("sfid", ours.spatial, target.spatial, theirs and theirs.spatial),
+    ):
+        other = stored or (computed.gaussian() if computed else None)
+        if other is None:
+            absent[name] = "the reference has neither these statistics nor images"
+            continue
+        metrics[name] = _distance(target, mine.gaussian(), other)
+        against[name] = _stored(target) if stored else f"statistics of {_count(theirs)} reference images"
+
+    chunk = ours.score.chunk
+    metrics["inception_score"] = ours.score.in_file_order()
+    against["inception_score"] = f"itself, chunks of {chunk:,} in file order"
+    metrics["inception_score_order_free"] = ours.score.order_free()
+    against["inception_score_order_free"] = "itself, all images as one chunk"
+
+    if theirs is None:
+        for name in ("precision", "recall"):
+            absent[name] = "the reference has statistics only; it takes reference images"
+        return metrics, against, absent
+    sides = theirs.features(), ours.features()
+    device = str(measurer.extractor.device)
+    for suffix, float16 in (("", False), ("_float16", True)):
+        found = precision_recall(*sides, k=measurer.protocol.neighbour, device=device, float16=float16)
+        for name, value in asdict(found).items():
+            metrics[name + suffix] = value
+            against[name + suffix] = (
+                "the same, in float16 as on a GPU" if float16 else f"{_count(theirs)} reference images, exact"
+            )
+    return metrics, against, absent
+
+
+def _distance(target: Reference, ours: Gaussian, theirs: Gaussian) -> float:
+    try:
+        return frechet_distance(ours, theirs)
+    except StatisticsError as error:
+        raise StatisticsError(f"{target.path}: {error}") from None
+
+
+def _stored(target: Reference) -> str:
+    n = target.provenance.get("n")
+    return f"stored statistics of {n:,} images" if n else "stored statistics (n not recorded in the file)"
+
+
+def _count(statistics: BatchStatistics | None) -> str:
+    return f"{statistics.n:,}" if statistics else "no"
+
+
+def _describe_reference(name: str | Path, target: Reference, about: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "path": str(name),
+        "statistics": "stored" if target.pool else "computed",
+        "statistics_sha256": target.statistics_digest(),
+        "provenance": target.provenance,
+        **about,
+    }
+
+
+def _environment(measurer: Measurer, seconds: float) -> dict[str, Any]:
+    device = measurer.extractor.device
+    return {
+        "dit_eval": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "torch-fidelity", "numpy", "scipy", "pillow")},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": measurer.rank.count,
+        "batch_size": measurer.batch_size,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _doubts(n: int, metrics: dict[str, float]) -> list[str]:
+    """What a reader of the numbers must know."""
+    doubts = []
+    if n < FULL_RANK:
+        doubts.append(
+            f"{n:,} samples are fewer than {FULL_RANK:,} features: the covariance is rank-deficient and FID "
+            "is not comparable with any other number."
+        )
+    in_order, free = metrics["inception_score"], metrics["inception_score_order_free"]
+    if free > _SORTED * in_order:
+        doubts.append(
+            f"the file looks sorted by class: its inception score is {in_order:.2f} in file order and "
+            f"{free:.2f} over all images. ADM's number depends on the order; shuffle the file."
+        )
+    return doubts

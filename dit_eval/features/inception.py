@@ -1,0 +1,114 @@
+"""The Inception of 2015-12-05, the network behind FID: torch-fidelity's layers, laid out for speed."""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
+
+from dit_eval.errors import AssetError
+
+_SPATIAL_CHANNELS = 7
+
+
+class Activations(NamedTuple):
+    """What one pass gives for N images: pool (N, D), spatial (N, S), probabilities (N, K), float32."""
+
+    pool: torch.Tensor
+    spatial: torch.Tensor
+    probabilities: torch.Tensor
+
+
+class Inception(nn.Module):
+    """Resized images (N, 3, 299, 299) → pool (N, 2048), spatial (N, 2023), probabilities (N, 1008).
+
+    spatial: `mixed_6/conv` of the graph, after batch norm and ReLU, first 7 channels of 17×17, flattened in
+    the order height, width, channel. probabilities: softmax of the last layer without its bias.
+    """
+
+    dimensions = (2048, 17 * 17 * _SPATIAL_CHANNELS)  # of a pool and of a spatial feature
+
+    def __init__(self, weights: dict[str, torch.Tensor]):
+        super().__init__()
+        network = _torch_fidelity_network(weights)
+        self.classifier = nn.Parameter(network.fc.weight.detach(), requires_grad=False)
+        _fold_batch_norm(network)
+        layers = OrderedDict(network.named_children())
+        del layers["fc"]
+        self.layers = nn.Sequential(layers)
+        self.layers.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)  # type: ignore[union-attr]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: torch.Tensor) -> Activations:
+        """One pass over a resized batch."""
+        pool = self.layers(x).flatten(1)
+        probabilities = torch.softmax(pool @ self.classifier.T, dim=1)
+        return Activations(pool, self._spatial, probabilities)
+
+    def _keep_spatial(self, _layer: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        self._spatial = output[:, :_SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+
+
+def load_inception(path: Path) -> Inception:
+    """The network with the weights of a .pth or .safetensors file.
+
+    Raises AssetError if the file cannot be read or is not an Inception of 2015-12-05.
+    """
+    return Inception(_read_weights(path)).eval()
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise AssetError(f"{path}: no such file; expected the weights of the Inception network.") from None
+    except Exception as error:  # torch and safetensors document no common base for damaged files
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise AssetError(
+            f"{path} cannot be read as weights ({reason}). Expected a .pth that holds tensors only, "
+            "or a .safetensors file."
+        ) from None
+    if not isinstance(weights, dict) or not all(isinstance(v, torch.Tensor) for v in weights.values()):
+        raise AssetError(
+            f"{path} is not a state dict of tensors; expected the weights of Inception 2015-12-05."
+        )
+    return weights
+
+
+def _torch_fidelity_network(weights: dict[str, torch.Tensor]) -> FeatureExtractorInceptionV3:
+    """torch-fidelity's module with our weights.
+
+    Its constructor unpickles a file, so what has been read safely is handed to it as a file in memory.
+    """
+    file = io.BytesIO()
+    torch.save(weights, file)
+    file.seek(0)
+    try:
+        return FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=file)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        first = " ".join(str(error).split()[:40])
+        raise AssetError(
+            f"these weights are not those of Inception 2015-12-05 ({first} …). "
+            "Expected the layout of torch-fidelity's weights-inception-2015-12-05-6726825d.pth."
+        ) from None
+
+
+def _fold_batch_norm(module: nn.Module) -> None:
+    """Put every batch norm into the convolution before it."""
+    for child in module.children():
+        if isinstance(child, BasicConv2d):
+            child.conv = fuse_conv_bn_eval(child.conv, child.bn)
+            child.bn = nn.Identity()  # type: ignore[assignment]
+        else:
+            _fold_batch_norm(child)

@@ -1,0 +1,46 @@
+"""From uint8 images of any size to what the network sees: 299×299, float32, about -1…1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+SIDE = 299
+
+
+def tf1_bilinear(images: torch.Tensor) -> torch.Tensor:
+    """TensorFlow 1's bilinear resize, then (x - 128) / 128.
+
+    images: uint8 (N, H, W, 3). Returns float32 (N, 3, 299, 299), channels last in memory.
+
+    Output pixel i samples at i·(H/299): no half-pixel centres, no antialiasing, neighbours clamped at the
+    border. That is torch's corner-aligned grid of an image one repeated pixel larger, from H+1 to 300,
+    less its last row and column: scale H/299, in float32 as in TensorFlow. Scaling first is exact on
+    integers and cheaper on the smaller image.
+    """
+    x = (images.permute(0, 3, 1, 2).to(torch.float32) - 128) / 128
+    x = F.pad(x, (0, 1, 0, 1), mode="replicate")
+    x = F.interpolate(x, size=(SIDE + 1, SIDE + 1), mode="bilinear", align_corners=True)
+    return x[:, :, :SIDE, :SIDE]
+
+
+def clean_fid_bicubic(images: torch.Tensor) -> torch.Tensor:
+    """clean-fid's resize (Pillow's antialiased bicubic in float, clipped), then (x - 128) / 128.
+
+    images: uint8 (N, H, W, 3). Returns float32 (N, 3, 299, 299) on the device of the images.
+    """
+    from cleanfid.resize import build_resizer
+
+    resize = build_resizer("clean")
+    resized = np.stack([resize(image) for image in images.cpu().numpy()])
+    x = torch.from_numpy(resized).to(images.device).permute(0, 3, 1, 2)
+    return (x - 128) / 128
+
+
+RESIZES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tf1-bilinear": tf1_bilinear,
+    "clean-fid-bicubic": clean_fid_bicubic,
+}

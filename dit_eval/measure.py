@@ -1,0 +1,130 @@
+"""From images to their statistics: a protocol on a device, over many processes, with a cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dit_eval import assets, npz
+from dit_eval.batches import Images
+from dit_eval.distributed import Rank, collect, told_by_first
+from dit_eval.errors import BatchError
+from dit_eval.features.extract import Extractor
+from dit_eval.features.protocols import Protocol, protocol_named
+from dit_eval.statistics import BatchStatistics
+
+Progress = Callable[[str, int, int], None]  # whose images, how many are done, how many there are
+
+_CACHE_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurer:
+    """A protocol with its weights on a device: what turns images into statistics."""
+
+    protocol: Protocol
+    weights: Path
+    sha256: str
+    extractor: Extractor
+    batch_size: int
+    rank: Rank
+    cache: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the protocol with these weights."""
+        return self.protocol.fingerprint(self.sha256)
+
+    def measure(
+        self, images: Images, whose: str, progress: Progress | None
+    ) -> tuple[BatchStatistics | None, dict[str, Any]]:
+        """Statistics of the images (None on ranks other than 0) and what to say of them in a Result."""
+        digest = images.digest()
+        about = {"n": len(images), "size": list(images.size), "digest": digest, "cached": False}
+        entry = self._cache_entry(digest)
+        kept = _read(entry) if entry and self.rank.index == 0 else None
+        if told_by_first(self.rank, kept is not None):
+            return self._restore(kept) if kept else None, {**about, "cached": True}
+        statistics = self._extract(images, whose, progress)
+        if self.rank.count > 1:
+            parts = collect(self.rank, statistics.to_arrays())
+            if not parts:
+                return None, about
+            for part in parts[1:]:
+                statistics.merge(part)
+        if entry:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            npz.write_npz(entry, statistics.to_arrays())
+        return statistics, about
+
+    def describe(self) -> dict[str, Any]:
+        """The protocol section of a Result."""
+        official = assets.lookup("models", self.protocol.weights).sha256
+        weights = {"file": self.weights.name, "sha256": self.sha256, "official": self.sha256 == official}
+        return {**asdict(self.protocol), "fingerprint": self.fingerprint, "weights": weights}
+
+    def _extract(self, images: Images, whose: str, progress: Progress | None) -> BatchStatistics:
+        """Statistics of this rank's share of the images."""
+        statistics = BatchStatistics(self.protocol.inception_score_chunk, *self.extractor.dimensions)
+        start, stop = self.rank.share(len(images))
+        for features in self.extractor.stream(images, self.batch_size, start, stop):
+            statistics.update(features, start + statistics.n)
+            if progress:
+                progress(whose, statistics.n, stop - start)
+        return statistics
+
+    def _restore(self, arrays: dict[str, np.ndarray]) -> BatchStatistics:
+        return BatchStatistics.from_arrays(self.protocol.inception_score_chunk, arrays)
+
+    def _cache_entry(self, digest: str) -> Path | None:
+        """Where these statistics are kept: named by all that decides them, up to the batch size."""
+        if not self.cache:
+            return None
+        parts = (_CACHE_VERSION, digest, self.fingerprint, self.extractor.device.type, torch.__version__)
+        key = hashlib.sha256(repr(parts).encode()).hexdigest()
+        return assets.cache_dir() / "features" / f"{key}.npz"
+
+
+def load_measurer(
+    protocol: str,
+    *,
+    inception: str | Path | None = None,
+    device: str = "auto",
+    batch_size: int = 64,
+    offline: bool = False,
+    cache: bool = True,
+) -> Measurer:
+    """The named protocol, ready to measure. Raises UsageError or AssetError.
+
+    inception: a file of weights instead of the registered one; such results are marked.
+    """
+    chosen = protocol_named(protocol)
+    rank = Rank.from_environment()
+    where = rank.device(device)
+    if inception is not None:
+        weights = Path(inception)
+    else:
+        weights = assets.fetch(assets.lookup("models", chosen.weights), offline=offline)
+    extractor = Extractor(chosen, weights, where)
+    return Measurer(
+        protocol=chosen,
+        weights=weights,
+        sha256=assets.sha256(weights),
+        extractor=extractor,
+        batch_size=batch_size,
+        rank=rank,
+        cache=cache,
+    )
+
+
+def _read(entry: Path) -> dict[str, np.ndarray] | None:
+    try:
+        return {name: member.read() for name, member in npz.members(entry).items()}
+    except BatchError:  # absent or damaged: computed again and written anew
+        return None

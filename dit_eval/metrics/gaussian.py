@@ -1,0 +1,96 @@
+"""Means and covariances: streamed, merged, and checked where they come from a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg.blas import dsyrk  # pyright: ignore[reportAttributeAccessIssue]
+
+from dit_eval.errors import StatisticsError
+
+_BLOCK = 1024  # rows of one rank-k update; fixed, so that sums do not depend on the batch size
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean (D,) and covariance (D, D) with N - 1 in the denominator, float64."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    def __post_init__(self) -> None:
+        mean, covariance = self.mean, self.covariance
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise StatisticsError(
+                f"a mean of shape {mean.shape} and a covariance of shape {covariance.shape} do not belong "
+                "together; expected (D,) and (D, D)."
+            )
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+            raise StatisticsError("the statistics hold NaN or infinity; make them again from the images.")
+
+
+class Moments:
+    """n, Σx and Σxxᵀ of a stream of features, in float64; those of two halves add up.
+
+    Rows are gathered into blocks of fixed length before they are added, so the result depends on the
+    features and their order only. Relative error of the covariance about 1e-13 for Inception features.
+    """
+
+    def __init__(self, dimension: int):
+        self.n = 0
+        self._sum = np.zeros(dimension)
+        self._outer = np.zeros((dimension, dimension), order="F")  # upper triangle only
+        self._pending: list[np.ndarray] = []
+        self._waiting = 0
+
+    def update(self, features: np.ndarray) -> None:
+        """Add features (N, D)."""
+        while len(features):
+            room = _BLOCK - self._waiting
+            self._pending.append(features[:room])
+            self._waiting += len(self._pending[-1])
+            self.n += len(self._pending[-1])
+            features = features[room:]
+            if self._waiting == _BLOCK:
+                self._flush()
+
+    def merge(self, other: Moments) -> None:
+        """Add what another stream has seen."""
+        total, outer = other.sums()
+        self._flush()
+        self.n += other.n
+        self._sum += total
+        self._outer += outer
+
+    def sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """Σx (D,) and the upper triangle of Σxxᵀ (D, D)."""
+        self._flush()
+        return self._sum, self._outer
+
+    @classmethod
+    def from_sums(cls, n: int, total: np.ndarray, outer: np.ndarray) -> Moments:
+        """Moments from what `sums` gave."""
+        moments = cls(len(total))
+        moments.n = n
+        moments._sum += total
+        moments._outer += outer
+        return moments
+
+    def gaussian(self) -> Gaussian:
+        """Mean and covariance. Raises StatisticsError for fewer than two rows or features not finite."""
+        if self.n < 2:
+            raise StatisticsError(f"a covariance needs at least 2 images, found {self.n}.")
+        total, outer = self.sums()
+        mean = total / self.n
+        covariance = np.triu((outer - self.n * np.outer(mean, mean)) / (self.n - 1))
+        covariance += np.triu(covariance, 1).T
+        return Gaussian(mean, covariance)
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        block = np.concatenate(self._pending).astype(np.float64)
+        self._pending, self._waiting = [], 0
+        self._sum += block.sum(axis=0)
+        self._outer = dsyrk(1.0, block.T, beta=1.0, c=self._outer, overwrite_c=True)

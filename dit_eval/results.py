@@ -1,0 +1,130 @@
+"""Result: the numbers with their circumstances, as JSON and as a table.
+
+A metric that could not be computed is absent, with the reason; it is never shown as 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from dit_eval.errors import ResultError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """How a number is called and which way is better."""
+
+    title: str
+    digits: int  # after the point, in the table
+    parent: str = ""  # the headline metric that this one stands beside
+
+
+METRICS = {
+    "fid": Metric(title="FID ↓", digits=4),
+    "sfid": Metric(title="sFID ↓", digits=4),
+    "inception_score": Metric(title="Inception score ↑", digits=4),
+    "inception_score_order_free": Metric(title="order-free", digits=4, parent="inception_score"),
+    "precision": Metric(title="Precision ↑", digits=4),
+    "precision_float16": Metric(title="ADM's float16", digits=4, parent="precision"),
+    "recall": Metric(title="Recall ↑", digits=4),
+    "recall_float16": Metric(title="ADM's float16", digits=4, parent="recall"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One evaluation.
+
+    metrics: value by name, names of METRICS; against: what each was measured against; absent: the reason for
+    each metric that is missing; protocol, samples, reference, environment: the circumstances.
+    """
+
+    metrics: Mapping[str, float]
+    against: Mapping[str, str]
+    absent: Mapping[str, str]
+    protocol: Mapping[str, Any]
+    samples: Mapping[str, Any]
+    reference: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    warnings: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> str:
+        """The result as a JSON object with `"schema": 1`, keys in a fixed order."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Result:
+        """The inverse of `to_json`. Raises ResultError if the text is not a result of this schema."""
+        try:
+            fields = json.loads(text)
+            schema = fields.pop("schema")
+            fields["warnings"] = tuple(fields["warnings"])
+            if schema == SCHEMA:
+                return cls(**fields)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise ResultError("not a result of dit-eval; expected the JSON that `--json` writes.") from None
+        raise ResultError(f"a result of schema {schema}; this version reads schema {SCHEMA}.")
+
+    def table(self, width: int = 80, colour: bool = False) -> str:
+        """The result for a terminal of `width` columns."""
+        console = Console(width=width, force_terminal=colour, no_color=not colour, highlight=False)
+        with console.capture() as capture:
+            console.print(self._numbers())
+            console.print(self._circumstances())
+        return capture.get().rstrip()
+
+    def _numbers(self) -> Table:
+        n = self.samples["n"]
+        size = f"{n // 1000}K" if n % 1000 == 0 else f"{n:,}"
+        table = Table(
+            title=f"FID-{size}, protocol {self.protocol['name']}", title_justify="left", box=SIMPLE_HEAD
+        )
+        table.add_column("metric", no_wrap=True)
+        table.add_column("value", justify="right", no_wrap=True)
+        table.add_column("measured against", overflow="fold")
+        for name, metric in METRICS.items():
+            title = f"  {metric.title}" if metric.parent else metric.title
+            if name in self.metrics:
+                style = "dim" if metric.parent else "bold"
+                table.add_row(
+                    title, f"{self.metrics[name]:.{metric.digits}f}", self.against[name], style=style
+                )
+            elif name in self.absent:
+                table.add_row(title, "absent", self.absent[name])
+        return table
+
+    def _circumstances(self) -> Table:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for name, side in (("samples", self.samples), ("reference", self.reference)):
+            grid.add_row(name, _describe_side(side))
+        weights = self.protocol["weights"]
+        mark = "" if weights["official"] else " (custom: not the numbers of the literature)"
+        grid.add_row("network", f"{self.protocol['network']}, SHA-256 {weights['sha256'][:12]}…{mark}")
+        grid.add_row("fingerprint", self.protocol["fingerprint"])
+        where = self.environment
+        versions = f"dit-eval {where['dit_eval']}, torch {where['torch']}"
+        grid.add_row("run", f"{versions}, {where['device']}, {where['seconds']:.1f} s")
+        return grid
+
+
+def _describe_side(side: Mapping[str, Any]) -> str:
+    parts = [str(side["path"])]
+    if side.get("n") is not None:
+        height, width = side["size"]
+        parts.append(f"{side['n']:,} images of {height}×{width}")
+    if side.get("statistics") == "stored":
+        parts.append("stored statistics")
+    if side.get("digest"):
+        parts.append(f"SHA-256 {side['digest'][:12]}…")
+    return ", ".join(parts)
