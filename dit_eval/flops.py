@@ -8,29 +8,30 @@ listed below as free; an operator on neither list is an error, because a zero wo
 from __future__ import annotations
 
 import math
-import tomllib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dit_eval.assets import folder
 from dit_eval.dit import DIT, DiTConfig, build_dit, model_name
 from dit_eval.errors import DitEvalError, UsageError
 
-with warnings.catch_warnings(action="ignore", category=FutureWarning):  # fvcore decorates with torch.jit.script
+with warnings.catch_warnings(
+    action="ignore", category=FutureWarning
+):  # fvcore decorates with torch.jit.script
     from fvcore.nn import FlopCountAnalysis
 
 VAE_STRIDE = 8  # image pixels per latent pixel
-STEPS = 250  # of the paper's sampler
-GUIDANCE = 2  # forward passes of a guided step
 
-CONDITIONING = ("t_embedder", "adaLN_modulation", "kv")  # modules that see the time and the class, not the image
+CONDITIONING = (
+    "t_embedder",
+    "adaLN_modulation",
+    "kv",
+)  # modules that see the time and the class, not the image
 
 FREE = (  # elementwise or data movement; fvcore has a list of its own for reshaping
     *("add", "add_", "addcmul", "mul", "div", "broadcast_tensors", "unflatten"),
@@ -92,6 +93,7 @@ def count_flops(
     return FlopCount(layer_norm=total.pop("layer_norm"), params=total.pop("params"), by_operator=total)
 
 
+@cache
 def _count(config: DiTConfig, input_size: int, num_classes: int, block: str) -> dict[str, int]:
     """What `FlopCount` holds, by name, for a DiT traced on meta tensors."""
     with torch.device("meta"):

@@ -182,18 +182,6 @@ class DiT(nn.Module):
         x = self.final_layer(x[:, :tokens], condition.final)  # (N, T, p · p · C_out)
         return self._unpatchify(x)
 
-    def check_labels(self, y: Tensor) -> None:
-        """Raise UsageError if one of the labels y is no class of this model, nor the null class.
-
-        Not a part of `forward`: a look at the values would make a GPU wait.
-        """
-        wrong = y[(y < 0) | (y > self.num_classes)]
-        if len(wrong):
-            raise UsageError(
-                f"class {int(wrong[0])} is none of this model's {self.num_classes}. "
-                f"Choose from 0 to {self.num_classes - 1}; {self.num_classes} stands for no class."
-            )
-
     def _unpatchify(self, x: Tensor) -> Tensor:
         side, patch = self.input_size // self.config.patch, self.config.patch
         x = x.unflatten(1, (side, side)).unflatten(-1, (patch, patch, -1))  # (N, h, w, p, p, C)
