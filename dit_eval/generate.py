@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dit_eval import __version__, assets
-from dit_eval.distributed import Lane, choose_device, first_rank_alone, lane, rank_and_world
+from dit_eval.distributed import Lane, Rank, joined, told_by_first
 from dit_eval.dit import DiTConfig
 from dit_eval.dit.checkpoints import load_dit
 from dit_eval.errors import CheckpointError, UsageError
@@ -42,7 +42,7 @@ class Progress:
 
     drawn: float  # images of this run, the fraction of the current ones included
     wanted: int  # images of this run, when it is done
-    passes: int  # images that went through the network, those of guidance included
+    flops: float  # floating-point operations of the network so far, by the count of `flops table`
 
 
 def generate(
@@ -83,8 +83,8 @@ def generate(
     Raises the subclasses of DitEvalError.
     """
     _require_valid(sampler, eta, precision, cfg_channels)
-    target, share = Path(out), lane(shard)
-    chosen = choose_device(device)
+    target, rank = Path(out), Rank.from_environment()
+    share, chosen = Lane.of(rank, shard), rank.device(device)
     source = find_model(model, ckpt, image_size)
     with matmul_precision(precision, chosen), torch.inference_mode():
         network = load_dit(source.weights, source.config, device=chosen)
@@ -115,11 +115,11 @@ def generate(
         chains = Chains(network, plan)
         folder = ShardFolder(target, plan.settings(), num=num, size=plan.batch_size, shape=(size, size, 3))
         if fresh:
-            _start_over(folder, shard)
+            _start_over(folder, rank, shard)
         folder.open()
         if not folder.finished():
             _draw(chains, decoder, plan, folder, share, progress)
-            folder.merge(chains.labels, {"environment": _environment(chosen)})
+            folder.merge(chains.labels, {"environment": _environment(rank, chosen)})
     return target
 
 
@@ -134,6 +134,7 @@ def _draw(
     """Draw the batches of our share that are not there yet."""
     todo = [batch for batch in folder.missing() if share.takes(batch)]
     wanted, drawn = sum(map(plan.count, todo)), 0.0
+    flops_per_pass = chains.count_flops() if tell else 0
 
     def watch(denoiser: Denoiser, images: int) -> Denoiser:
         def watched(x: Tensor, t: float) -> Tensor:
@@ -141,7 +142,7 @@ def _draw(
             output = denoiser(x, t)
             drawn += images / chains.steps
             if tell:
-                tell(Progress(drawn, wanted, chains.network.passes))
+                tell(Progress(drawn, wanted, chains.network.passes * flops_per_pass))
             return output
 
         return watched
@@ -197,13 +198,16 @@ class _Darkroom:
             self._thread.shutdown()
 
 
-def _start_over(folder: ShardFolder, shard: tuple[int, int] | None) -> None:
+def _start_over(folder: ShardFolder, rank: Rank, shard: tuple[int, int] | None) -> None:
     if shard is not None:
         raise UsageError(
             f"--fresh would delete the work of the other shards. Delete {folder.out} and {folder.folder} "
             "by hand, then start all shards without it."
         )
-    first_rank_alone(folder.clear)
+    with joined(rank):
+        if rank.index == 0:
+            folder.clear()
+        told_by_first(rank, True)  # nobody draws before it is done
 
 
 def _require_valid(sampler: str, eta: float, precision: str, cfg_channels: str) -> None:
@@ -218,7 +222,7 @@ def _require_valid(sampler: str, eta: float, precision: str, cfg_channels: str) 
         raise UsageError(f"eta is an option of ddim, and the sampler is {sampler}; leave it out.")
 
 
-def _environment(device: torch.device) -> dict[str, Any]:
+def _environment(rank: Rank, device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "dit_eval": __version__,
@@ -227,5 +231,5 @@ def _environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "device": name,
         "threads": torch.get_num_threads(),
-        "ranks": rank_and_world()[1],
+        "processes": rank.count,
     }

@@ -36,8 +36,10 @@ def find_model(model: str | DiTConfig, ckpt: str | Path | None, image_size: int 
 
 def _registered(model: str | DiTConfig, image_size: int | None) -> assets.Asset:
     models = [entry for entry in assets.manifest("models").values() if entry.about["role"] == "dit"]
+    if any(entry.name == model for entry in models):
+        return assets.lookup("models", str(model))
     for entry in models:
-        named = isinstance(model, str) and model in (entry.name, entry.about.get("model"))
+        named = isinstance(model, str) and entry.about.get("model") == model_name(model)
         if named and image_size in (None, entry.about["image_size"]):
             return entry
     known = ", ".join(entry.name for entry in models)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -79,27 +80,26 @@ def sample(out: Path, grid: Path | None, **options: Any) -> None:
 
 @contextmanager
 def _progress_bar() -> Iterator[Callable[[Progress], None]]:
-    """A line on standard error; only the first rank of a machine draws it."""
-    import os
-
+    """A line on standard error, if that is a terminal; of a machine's ranks only the first draws it."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    hidden = os.environ.get("LOCAL_RANK", "0") != "0"
+    console = Console(stderr=True)
+    hidden = not console.is_terminal or os.environ.get("LOCAL_RANK", "0") != "0"
     columns = (
         BarColumn(),
         TextColumn("{task.completed:,.0f}/{task.total:,.0f} images"),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Bar(*columns, console=Console(stderr=True), disable=hidden) as bar:
+    with Bar(*columns, console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task("", total=None, rate="", visible=False)
         start = time.monotonic()
 
         def show(progress: Progress) -> None:
             seconds = time.monotonic() - start
-            rate = f"{progress.drawn / seconds:.3g} images/s"
+            rate = f"{progress.drawn / seconds:.3g} images/s, {progress.flops / seconds / 1e12:.3g} TFLOP/s"
             bar.update(task, completed=progress.drawn, total=progress.wanted, rate=rate, visible=True)
 
         yield show

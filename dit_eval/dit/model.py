@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dit_eval.dit.blocks import BLOCKS, AdaLNZeroBlock, layer_norm, modulate, modulation
@@ -40,15 +41,18 @@ def position_table(width: int, side: int) -> Tensor:
 
 
 class PatchEmbedder(nn.Module):
-    """Latents to tokens, one for each patch."""
+    """Latents to tokens, one for each patch: a convolution whose stride is its kernel, as a linear layer."""
 
     def __init__(self, in_channels: int, width: int, patch: int) -> None:
         super().__init__()
+        self.patch = patch
         self.proj = nn.Conv2d(in_channels, width, kernel_size=patch, stride=patch)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, T, D)."""
-        return self.proj(x).flatten(2).transpose(1, 2)
+        x = x.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))  # (N, C, h, p, w, p)
+        patches = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (N, T, C · p · p)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class TimestepEmbedder(nn.Module):
@@ -148,7 +152,8 @@ class DiT(nn.Module):
         self.register_buffer("pos_embed", position_table(width, input_size // patch))
         self.blocks = nn.ModuleList(BLOCKS[block](width, config.heads) for _ in range(config.depth))
         self.final_layer = FinalLayer(width, patch * patch * self.out_channels, adaptive=adaptive)
-        self._initialise()
+        if not self.final_layer.linear.weight.is_meta:
+            self._initialise()
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Latents (N, C, H, W), times (N,), classes (N,) → (N, 2C, H, W), or (N, C, H, W) without variance.
@@ -176,18 +181,6 @@ class DiT(nn.Module):
             x = block(x, each)
         x = self.final_layer(x[:, :tokens], condition.final)  # (N, T, p · p · C_out)
         return self._unpatchify(x)
-
-    def check_labels(self, y: Tensor) -> None:
-        """Raise UsageError if one of the labels y is no class of this model, nor the null class.
-
-        Not a part of `forward`: a look at the values would make a GPU wait.
-        """
-        wrong = y[(y < 0) | (y > self.num_classes)]
-        if len(wrong):
-            raise UsageError(
-                f"class {int(wrong[0])} is none of this model's {self.num_classes}. "
-                f"Choose from 0 to {self.num_classes - 1}; {self.num_classes} stands for no class."
-            )
 
     def _unpatchify(self, x: Tensor) -> Tensor:
         side, patch = self.input_size // self.config.patch, self.config.patch

@@ -34,6 +34,14 @@ class Chains:
         self.labels = choose_labels(plan.labels, num=plan.num, num_classes=dit.num_classes, seed=plan.seed)
         self.network = SampledNetwork(dit, precision=plan.precision, compiled=plan.compile)
 
+    def count_flops(self) -> int:
+        """Floating-point operations of one image's pass through the network, as in `flops table`."""
+        from dit_eval.flops import VAE_STRIDE, count_flops  # fvcore, which only a progress bar needs
+
+        dit = self._dit
+        size = VAE_STRIDE * dit.input_size
+        return count_flops(dit.config, image_size=size, block=dit.block, num_classes=dit.num_classes).flops
+
     def draw(self, indices: NDArray[np.int64], watch: Callable[[Denoiser], Denoiser]) -> Tensor:
         """The samples (N, C, h, w) float32 of N images; `watch` may wrap the denoiser to see every step."""
         dit, plan = self._dit, self._plan

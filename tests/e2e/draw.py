@@ -1,4 +1,4 @@
-"""One process of a run on the tiny model: python -m tests.e2e.draw OUT WEIGHTS [K/N]; ranks come from torchrun."""
+"""One process of a run on the tiny model: python -m tests.e2e.draw OUT WEIGHTS [K/N]."""
 
 from __future__ import annotations
 

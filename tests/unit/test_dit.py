@@ -130,10 +130,3 @@ def test_an_unknown_model_is_answered_with_the_nearest_names():
 def test_a_model_that_cannot_be_built_is_refused(facts, sentence):
     with pytest.raises(UsageError, match=sentence):
         build_dit(TINY, **facts)
-
-
-@pytest.mark.parametrize("label", [-1, 11])
-def test_a_label_outside_the_classes_is_refused(label):
-    with pytest.raises(UsageError, match=rf"class {label} .* 0 to 9"):
-        tiny().check_labels(torch.tensor([0, label, 10]))
-    tiny().check_labels(torch.tensor([0, 9, 10]))

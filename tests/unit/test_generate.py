@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from dit_eval.assets import sha256
-from dit_eval.distributed import lane
+from dit_eval.distributed import Lane, Rank
 from dit_eval.errors import CheckpointError, UsageError
+from dit_eval.flops import count_flops
 from dit_eval.generate import generate
 from dit_eval.sampling import network as sampling_network
-from tests.tiny import CONFIG, save_tiny
+from tests.tiny import CLASSES, CONFIG, save_tiny
 
 NUM = 14
 
@@ -113,11 +114,12 @@ def test_shards_that_are_there_are_not_drawn_again(draw, tmp_path):
     assert told[-1].wanted == NUM - 8
 
 
-def test_progress_counts_the_passes_of_guidance(draw):
+def test_progress_counts_the_operations_of_guidance(draw):
     told = []
     draw(progress=told.append, batch_size=7)
     assert told[-1].drawn == pytest.approx(NUM)
-    assert told[-1].passes == NUM * 6 * 2
+    flops = count_flops(CONFIG, image_size=8 * 8, num_classes=CLASSES).flops
+    assert told[-1].flops == NUM * 6 * 2 * flops
 
 
 def test_finished_batch_is_left_alone(draw):
@@ -162,7 +164,8 @@ def test_lanes_of_ranks_within_shards_share_the_work(monkeypatch):
     for k in (1, 2, 3):
         for rank in ("0", "1"):
             monkeypatch.setenv("RANK", rank)
-            taken += [piece for piece in range(20) if lane((k, 3)).takes(piece)]
+            lane = Lane.of(Rank.from_environment(), (k, 3))
+            taken += [piece for piece in range(20) if lane.takes(piece)]
     assert sorted(taken) == list(range(20))
 
 
