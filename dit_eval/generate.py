@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dit_eval import __version__, assets
+from dit_eval.allocator import keep_freed_memory
 from dit_eval.distributed import Lane, Rank, joined, told_by_first
 from dit_eval.dit import DiTConfig
 from dit_eval.dit.checkpoints import load_dit
@@ -86,6 +87,8 @@ def generate(
     target, rank = Path(out), Rank.from_environment()
     share, chosen = Lane.of(rank, shard), rank.device(device)
     source = find_model(model, ckpt, image_size)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     with matmul_precision(precision, chosen), torch.inference_mode():
         network = load_dit(source.weights, source.config, device=chosen)
         pixels = network.in_channels != _LATENT_CHANNELS
