@@ -83,8 +83,8 @@ def generate(
     fresh: forget what is there. Returns `out`, which is not there yet while others are still at work.
     Raises the subclasses of DitEvalError.
     """
-    _require_valid(sampler, eta, precision, cfg_channels)
     target, rank = Path(out), Rank.from_environment()
+    _require_valid(target, sampler, eta, precision, cfg_channels)
     share, chosen = Lane.of(rank, shard), rank.device(device)
     source = find_model(model, ckpt, image_size)
     if chosen.type == "cpu":
@@ -213,7 +213,9 @@ def _start_over(folder: ShardFolder, rank: Rank, shard: tuple[int, int] | None) 
         told_by_first(rank, True)  # nobody draws before it is done
 
 
-def _require_valid(sampler: str, eta: float, precision: str, cfg_channels: str) -> None:
+def _require_valid(out: Path, sampler: str, eta: float, precision: str, cfg_channels: str) -> None:
+    if out.suffix != ".npz":
+        raise UsageError(f"the batch is an npz, and {out} is not called so; choose a name that ends in .npz.")
     for name, value, known in (
         ("sampler", sampler, SAMPLERS),
         ("precision", precision, PRECISIONS),

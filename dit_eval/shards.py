@@ -1,8 +1,8 @@
 """A batch of images that many processes write together and any of them may leave at any moment.
 
-    OUT.npz.partial/plan.json        the settings that all shards share
-    OUT.npz.partial/00000032.npz     images 32, 33, …: whole, or not there
-    OUT.json, OUT.npz                there once every shard was: where the batch comes from, and the batch
+    OUT.partial/plan.json        the settings that all shards share
+    OUT.partial/00000032.npz     images 32, 33, …: whole, or not there
+    OUT.json, OUT.npz            there once every shard was: where the batch comes from, and the batch
 
 Every file comes into being under another name and is renamed when it is whole and on the disk.
 Whoever finds all shards in the folder merges them; a lock lets one do so at a time.
@@ -40,7 +40,7 @@ class ShardFolder:
         self, out: Path, settings: Mapping[str, Any], *, num: int, size: int, shape: tuple[int, int, int]
     ) -> None:
         self.out, self.settings, self.num, self.size, self.shape = out, settings, num, size, shape
-        self.folder = out.with_name(out.name + ".partial")
+        self.folder = out.with_suffix(".partial")
         self.record = out.with_suffix(".json")
 
     def __len__(self) -> int:

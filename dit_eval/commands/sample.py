@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dit_eval.commands import options
+
 if TYPE_CHECKING:
     from dit_eval.generate import Progress
 
@@ -52,11 +54,11 @@ class _Shard(click.ParamType):
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16"]), default="fp32", show_default=True)
 @click.option("--compile", is_flag=True, help="Compile the network: slow to start, then faster.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@options.device
 @click.option("--shard", type=_Shard(), help="Draw every N-th batch, from the K-th on (K = 1 … N).")
 @click.option("--fresh", is_flag=True, help="Start over instead of going on.")
 @click.option("--grid", type=click.Path(path_type=Path), help="Also draw the first images, with labels.")
-def sample(out: Path, grid: Path | None, **options: Any) -> None:
+def sample(out: Path, grid: Path | None, **settings: Any) -> None:
     """Draw a batch of images and write OUT.npz for evaluators to read.
 
     The same command goes on after an interruption. Started by torchrun, or as parts of a job array
@@ -65,7 +67,7 @@ def sample(out: Path, grid: Path | None, **options: Any) -> None:
     from dit_eval.generate import generate  # torch loads here, so --help stays instant
 
     with _progress_bar() as progress:
-        path = generate(out=out, progress=progress, **options)
+        path = generate(out=out, progress=progress, **settings)
     if not path.exists():
         click.echo(
             f"Our share is drawn; {path} follows when the other processes have finished theirs.", err=True

@@ -90,7 +90,7 @@ def test_npz_is_what_evaluators_read(sample, tmp_path):
 
 def test_interrupt_exits_130_and_the_same_command_goes_on(sample, tmp_path):
     assert finish(sample(out=tmp_path / "whole.npz"))[0] == 0
-    folder = tmp_path / "b.npz.partial"
+    folder = tmp_path / "b.partial"
     process = sample("--steps", 4)
     while process.poll() is None and not list(folder.glob("0*.npz")):
         time.sleep(0.005)
@@ -149,7 +149,7 @@ def test_full_disk_keeps_the_shards_and_the_same_command_goes_on(sample, small_d
     num = ["--num", 200]
     assert finish(sample(*num, out=tmp_path / "whole.npz"))[0] == 0
     process = sample(*num, out=small_disk / "b.npz")
-    folder = small_disk / "b.npz.partial"
+    folder = small_disk / "b.partial"
     while process.poll() is None and not list(folder.glob("0*.npz")):
         time.sleep(0.005)
     ballast = small_disk / "ballast"  # what another program writes meanwhile

@@ -72,7 +72,7 @@ def test_shards_started_side_by_side_draw_the_same_bytes(weights, expected, tmp_
 @pytest.mark.slow
 def test_batch_survives_being_killed_at_random_moments(weights, expected, tmp_path):
     out = tmp_path / "b.npz"
-    folder = tmp_path / "b.npz.partial"
+    folder = tmp_path / "b.partial"
     chance = random.Random(0)
     kills = midway = 0
     while kills < KILLS:
@@ -97,7 +97,7 @@ def test_batch_survives_being_killed_at_random_moments(weights, expected, tmp_pa
 @pytest.mark.slow
 def test_batch_survives_being_killed_while_it_is_merged(weights, expected, tmp_path):
     out = tmp_path / "b.npz"
-    folder = tmp_path / "b.npz.partial"
+    folder = tmp_path / "b.partial"
     assert start(out, weights, shard="1/2").wait() == 0
     process = start(out, weights, shard="2/2")
     while process.poll() is None and not list(folder.glob("whole.npz*")):

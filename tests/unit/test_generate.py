@@ -193,6 +193,7 @@ def test_compiled_network_draws_the_same_images(draw, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
+        ({"out": "b.json"}, "ends in .npz"),
         ({"sampler": "euler"}, "not one of ddpm, ddim"),
         ({"precision": "fp8"}, "not one of fp32"),
         ({"precision": "tf32"}, "CUDA"),

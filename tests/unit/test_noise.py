@@ -56,6 +56,12 @@ def test_noise_has_these_bits_on_every_machine():
     )
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_noise_has_the_same_bits_on_a_gpu():
+    on_cpu, on_gpu = (normals(1, torch.arange(64, device=device), 4, 4096) for device in ("cpu", "cuda"))
+    assert torch.equal(on_cpu, on_gpu.cpu())
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_noise_of_an_image_is_the_same_in_every_batch(threads):
     before = torch.get_num_threads()
