@@ -13,6 +13,14 @@ from dit_eval.sampling.schedules import diffusion_schedule
 
 CONFIG = DiTConfig(depth=2, width=64, heads=2, patch=2)
 CLASSES = 10
+TINY_VAE = {  # for diffusers' AutoencoderKL: two image pixels to a latent one, along a side
+    "block_out_channels": [8, 8],
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+}
 
 
 def tiny_dit(*, in_channels: int = 3, input_size: int = 8, steps: int = 150) -> DiT:

@@ -8,15 +8,8 @@ from safetensors.torch import load_file, save_file
 from dit_eval import assets
 from dit_eval.errors import AssetError
 from dit_eval.sampling.decode import PIXELS, dit_uint8, load_decoder
+from tests.tiny import TINY_VAE
 
-TINY = {
-    "block_out_channels": [8, 8],
-    "down_block_types": ["DownEncoderBlock2D"] * 2,
-    "up_block_types": ["UpDecoderBlock2D"] * 2,
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "latent_channels": 4,
-}
 CPU = torch.device("cpu")
 
 
@@ -27,7 +20,7 @@ def vae(tmp_path_factory):
 
     torch.manual_seed(0)
     place = tmp_path_factory.mktemp("vae")
-    network = AutoencoderKL(**TINY)
+    network = AutoencoderKL(**TINY_VAE)
     network.save_pretrained(place)
     return network.eval(), place
 
@@ -68,7 +61,7 @@ def test_registered_vae_is_read_under_the_names_of_its_time(vae, tmp_path, monke
     for new, name in old.items():
         tensors = {key.replace(f".{new}.", f".{name}."): value for key, value in tensors.items()}
     save_file(tensors, tmp_path / "old.safetensors")
-    asset = assets.Asset(name="tiny", kind="models", about={"config": TINY, "scale": 0.5})
+    asset = assets.Asset(name="tiny", kind="models", about={"config": TINY_VAE, "scale": 0.5})
     monkeypatch.setattr(assets, "lookup", lambda *_: asset)
     monkeypatch.setattr(assets, "fetch", lambda _: tmp_path / "old.safetensors")
     latents = torch.randn(2, 4, 4, 4)

@@ -12,7 +12,7 @@ from dit_eval.errors import CheckpointError, UsageError
 from dit_eval.flops import count_flops
 from dit_eval.generate import generate
 from dit_eval.sampling import network as sampling_network
-from tests.tiny import CLASSES, CONFIG, save_tiny
+from tests.tiny import CLASSES, CONFIG, TINY_VAE, save_tiny
 
 NUM = 14
 
@@ -96,6 +96,18 @@ def test_interrupted_batch_goes_on_to_the_same_bytes(draw, interrupt_at):
     with pytest.raises(KeyboardInterrupt):
         draw(progress=interrupt)
     assert sha256(draw()) == expected
+
+
+def test_latents_are_decoded_by_the_vae(draw, tmp_path):
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    torch.manual_seed(0)
+    AutoencoderKL(**TINY_VAE).save_pretrained(tmp_path / "vae")
+    weights = save_tiny(tmp_path, in_channels=4, steps=5)
+    path = draw(ckpt=weights, vae=tmp_path / "vae")
+    digest = sha256(tmp_path / "vae" / "diffusion_pytorch_model.safetensors")
+    assert images(path).shape == (NUM, 16, 16, 3)
+    assert json.loads(path.with_suffix(".json").read_text("utf-8"))["plan"]["decoder"] == f"vae {digest}"
 
 
 def test_shards_that_are_there_are_not_drawn_again(draw, tmp_path):
