@@ -56,7 +56,8 @@ def table(style: Format, image_size: int, block: str) -> None:
 @image_size
 def plot(results: tuple[Path, ...], out: Path, image_size: int) -> None:
     """Gflops against parameters and, given RESULTS (JSON), FID against Gflops."""
-    from dit_eval.report.scaling import plot_scaling  # torch loads here, so --help stays instant
+    from dit_eval.flop_table import flop_rows  # torch loads here, so --help stays instant
+    from dit_eval.report.scaling import plot_scaling
 
-    plot_scaling(out, results, image_size=image_size)
+    plot_scaling(out, flop_rows(image_size=image_size), results)
     click.echo(out)

@@ -7,14 +7,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dit_eval.dit import model_name
 from dit_eval.errors import ResultError, UsageError
-from dit_eval.flop_table import FlopRow, flop_rows
 from dit_eval.results import Result
+
+if TYPE_CHECKING:
+    from dit_eval.flop_table import FlopRow
 
 COLOUR = {"S": "#56b4e9", "B": "#009e73", "L": "#e69f00", "XL": "#d55e00"}  # Okabe & Ito: safe for every eye
 MARKER = {"8": "s", "4": "^", "2": "o"}
@@ -30,27 +32,29 @@ class Measured:
     n: int
 
 
-def plot_scaling(out: Path, results: Sequence[Path] = (), *, image_size: int = 256) -> None:
+def plot_scaling(out: Path, rows: Sequence[FlopRow], results: Sequence[Path] = ()) -> None:
     """Write Gflops against parameters and, given results, FID against Gflops to `out` (.png or .svg).
 
-    results: JSON files of `dit-eval fid` whose samples `dit-eval sample` has drawn.
-    Raises UsageError for another suffix, ResultError for a file that is no result or names no DiT.
+    rows: the costs of the twelve models at one image size; results: JSON files of `dit-eval fid` whose
+    samples `dit-eval sample` has drawn. Raises UsageError for another suffix or image size, ResultError for
+    a file that is no result or names no DiT.
     """
     if out.suffix not in (".png", ".svg"):
         raise UsageError(f"{out}: a plot is written as .png or .svg.")
+    costs = {row.model: row for row in rows}
     measured = [_measured(path) for path in results]
-    rows = {row.model: row for row in flop_rows(image_size=image_size)}
-    if other := [each for each in measured if each.image_size != image_size]:
-        raise UsageError(
-            f"{other[0].model} was measured at {other[0].image_size} pixels; the plot is of {image_size}. "
-            f"Choose --image-size {other[0].image_size}, or leave that result out."
-        )
+    for each in measured:
+        if each.image_size != rows[0].image_size:
+            raise UsageError(
+                f"{each.model} was measured at {each.image_size} pixels, not at {rows[0].image_size}. "
+                f"Choose --image-size {each.image_size}, or leave that result out."
+            )
     panels = 2 if measured else 1
     figure = Figure(figsize=(5.2 * panels, 4.2), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    _cost_against_size(axes[0], list(rows.values()))
+    _cost_against_size(axes[0], rows)
     if measured:
-        _fid_against_cost(axes[1], measured, rows)
+        _fid_against_cost(axes[1], measured, costs)
     figure.savefig(out, dpi=160, metadata={"Date": None} if out.suffix == ".svg" else None)
 
 
@@ -65,9 +69,9 @@ def _cost_against_size(axes: Axes, rows: Sequence[FlopRow]) -> None:
     axes.set_title("The design space", loc="left")
 
 
-def _fid_against_cost(axes: Axes, measured: Sequence[Measured], rows: dict[str, FlopRow]) -> None:
+def _fid_against_cost(axes: Axes, measured: Sequence[Measured], costs: dict[str, FlopRow]) -> None:
     for each in measured:
-        _point(axes, each.model, rows[each.model].count.macs / 1e9, each.fid)
+        _point(axes, each.model, costs[each.model].count.macs / 1e9, each.fid)
     counts = sorted({each.n for each in measured})
     axes.set(
         xscale="log", xlabel="Gflops (multiply-adds)", ylabel="FID of " + ", ".join(f"{n:,}" for n in counts)
@@ -100,4 +104,4 @@ def _measured(path: Path) -> Measured:
     match = re.search(r"(XL|S|B|L)[/-]([248])", name, re.IGNORECASE)
     if match is None:
         raise ResultError(f"{path}: its model, {name}, is none of the twelve architectures.")
-    return Measured(model=model_name(f"{match[1]}/{match[2]}"), image_size=image_size, fid=fid, n=n)
+    return Measured(model=f"{match[1].upper()}/{match[2]}", image_size=image_size, fid=fid, n=n)

@@ -17,9 +17,9 @@ import dit_eval
 from dit_eval import flops
 from dit_eval.cli import main
 from dit_eval.dit import BLOCKS, DIT, DiTConfig, build_dit
-from dit_eval.errors import UsageError
+from dit_eval.errors import CostError, UsageError
 from dit_eval.flop_table import FlopRow, flop_rows, published_gflops
-from dit_eval.flops import UncountedOperatorError, count_decoder, count_flops
+from dit_eval.flops import count_decoder, count_flops
 
 
 def counted_by_torch(model: torch.nn.Module, *inputs: torch.Tensor) -> int:
@@ -110,7 +110,14 @@ def test_a_difference_that_layer_norm_does_not_explain_is_said_to_be_unexplained
 def test_an_operator_that_nobody_counts_is_an_error(monkeypatch):
     monkeypatch.setattr(flops, "FREE", tuple(name for name in flops.FREE if name != "gelu"))
     flops._count.cache_clear()
-    with pytest.raises(UncountedOperatorError, match="aten::gelu is unknown"):
+    with pytest.raises(CostError, match="aten::gelu is unknown"):
+        count_flops("S/8")
+
+
+def test_an_operator_that_fvcore_counts_under_a_name_of_its_own_is_an_error_too(monkeypatch):
+    monkeypatch.setattr(flops, "COUNTED", {"attention", "conv"})
+    flops._count.cache_clear()
+    with pytest.raises(CostError, match="cost of linear is unknown"):
         count_flops("S/8")
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from dit_eval.cli import main
 from dit_eval.errors import ResultError, UsageError
+from dit_eval.flop_table import flop_rows
 from dit_eval.report.scaling import plot_scaling
 from dit_eval.results import Result
 
@@ -31,14 +32,14 @@ def write_result(folder, *, model="DiT-S/8", image_size=256, fid=60.0):
 
 
 def test_the_plot_names_all_twelve_models(tmp_path):
-    plot_scaling(tmp_path / "scaling.svg")
+    plot_scaling(tmp_path / "scaling.svg", flop_rows())
     svg = (tmp_path / "scaling.svg").read_text()
     assert all(f"<!-- {size}/{patch} -->" in svg for size in ("S", "B", "L", "XL") for patch in (8, 4, 2))
 
 
 @pytest.mark.parametrize("model", ["DiT-XL/2", "dit-xl-2-256"])
 def test_results_add_a_panel_of_fid_against_gflops(model, tmp_path):
-    plot_scaling(tmp_path / "scaling.svg", [write_result(tmp_path, model=model)])
+    plot_scaling(tmp_path / "scaling.svg", flop_rows(), [write_result(tmp_path, model=model)])
     svg = (tmp_path / "scaling.svg").read_text()
     assert "<!-- FID of 50,000 -->" in svg
     assert svg.count("<!-- XL/2 -->") == 2
@@ -55,16 +56,16 @@ def test_the_command_writes_a_picture_and_says_where(tmp_path):
 def test_a_result_that_names_no_dit_is_refused(tmp_path):
     result = write_result(tmp_path, model="digits")
     with pytest.raises(ResultError, match="digits, is none of the twelve"):
-        plot_scaling(tmp_path / "scaling.svg", [result])
+        plot_scaling(tmp_path / "scaling.svg", flop_rows(), [result])
     (tmp_path / "batch.json").write_text("{}")
     with pytest.raises(ResultError, match="model behind it is not known"):
-        plot_scaling(tmp_path / "scaling.svg", [result])
+        plot_scaling(tmp_path / "scaling.svg", flop_rows(), [result])
     assert not (tmp_path / "scaling.svg").exists()
 
 
 def test_another_image_size_or_suffix_is_refused(tmp_path):
     result = write_result(tmp_path, image_size=512)
     with pytest.raises(UsageError, match="Choose --image-size 512"):
-        plot_scaling(tmp_path / "scaling.svg", [result])
+        plot_scaling(tmp_path / "scaling.svg", flop_rows(), [result])
     with pytest.raises(UsageError, match=r"\.png or \.svg"):
-        plot_scaling(tmp_path / "scaling.pdf")
+        plot_scaling(tmp_path / "scaling.pdf", flop_rows())
