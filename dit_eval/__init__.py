@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dit_eval.evaluate import evaluate
+    from dit_eval.flops import FlopCount, count_flops
+    from dit_eval.generate import generate
     from dit_eval.results import Result
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "FlopCount": "dit_eval.flops",
     "Result": "dit_eval.results",
+    "count_flops": "dit_eval.flops",
     "evaluate": "dit_eval.evaluate",
+    "generate": "dit_eval.generate",
 }
 
-__all__ = ["Result", "__version__", "evaluate"]
+__all__ = ["FlopCount", "Result", "__version__", "count_flops", "evaluate", "generate"]
 
 
 def __getattr__(name: str) -> Any:

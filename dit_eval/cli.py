@@ -12,7 +12,10 @@ import click
 
 from dit_eval import __version__
 from dit_eval.commands.fid import fid
+from dit_eval.commands.flops import flops
+from dit_eval.commands.models import models
 from dit_eval.commands.ref import ref
+from dit_eval.commands.sample import sample
 from dit_eval.errors import DitEvalError
 
 
@@ -23,7 +26,10 @@ def main() -> None:
 
 
 main.add_command(fid)
+main.add_command(flops)
+main.add_command(models)
 main.add_command(ref)
+main.add_command(sample)
 
 
 def run() -> None:

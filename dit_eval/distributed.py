@@ -98,3 +98,26 @@ def collect(rank: Rank, arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.n
             theirs[name] = array.numpy()
         everyone.append(theirs)
     return everyone
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One of `count` equal workers, who takes every piece whose number is `index` modulo `count`.
+
+    Unlike a contiguous share, a lane means the same whatever others have done already.
+    """
+
+    index: int
+    count: int
+
+    @classmethod
+    def of(cls, rank: Rank, shard: tuple[int, int] | None = None) -> Lane:
+        """The lane of a rank within part K of N, `shard` = (K, N), of a job array; K counts from 1."""
+        part, parts = shard or (1, 1)
+        if not 1 <= part <= parts:
+            raise UsageError(f"shard {part}/{parts} does not exist; count from 1/{parts} to {parts}/{parts}.")
+        return cls((part - 1) * rank.count + rank.index, parts * rank.count)
+
+    def takes(self, piece: int) -> bool:
+        """True if this piece is ours."""
+        return piece % self.count == self.index

@@ -6,6 +6,7 @@ DitEvalError            one sentence: what was expected, what was found, what to
 ├── StatisticsError     moments or features from which a number cannot be computed
 ├── AssetError          weights, references, manifests: missing, damaged, wrong checksum, no network
 ├── CheckpointError     a checkpoint that is not what the chosen model needs
+├── CostError           a model with an operator whose cost is unknown
 └── ResultError         results that cannot be read or compared
 """
 
@@ -34,6 +35,10 @@ class AssetError(DitEvalError):
 
 class CheckpointError(DitEvalError):
     """A checkpoint that does not fit the model."""
+
+
+class CostError(DitEvalError):
+    """A model uses an operator of which nobody has said what it costs."""
 
 
 class ResultError(DitEvalError):

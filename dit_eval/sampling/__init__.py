@@ -1,1 +1,12 @@
-"""From noise to images: the plan, schedules, guidance, samplers and decoders."""
+"""From noise to images: the plan, schedules, guidance, samplers and decoders.
+
+A sampler is one function of (denoiser, x, schedule, noise): denoiser(x, t) is the network's output, guided or
+not, at a time that all images share; noise(step, shape) is standard normal, so that a chain can be replayed.
+"""
+
+from dit_eval.sampling.ddim import ddim
+from dit_eval.sampling.ddpm import ddpm
+
+SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
+
+__all__ = ["SAMPLERS", "ddim", "ddpm"]

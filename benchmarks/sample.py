@@ -1,0 +1,197 @@
+"""Whole guided chains, noise to images: ours against the straightforward loop and diffusers' DiTPipeline.
+
+    python benchmarks/sample.py --model S/8 --model S/2 --images 4 --steps 5
+    python benchmarks/sample.py --model XL/2 --images 64 --steps 20 --device cuda --precision bf16 --compile
+
+The same random weights, DDIM steps and small VAE, in one run and in turn, round after round. The others
+compute in float32, on a GPU in TF32. A ratio is the median of the rounds' ratios, above 1 where ours is
+faster; the share is of the rate of large matrix products in ours' precision, measured in the same run.
+"""
+
+from __future__ import annotations
+
+import csv
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import diffusers
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
+from diffusers.pipelines.dit.pipeline_dit import DiTPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from dit_forward import CLASSES, same_weights, seconds
+from dit_forward import straightforward as plain_forward
+from torch import Tensor
+
+from dit_eval.allocator import keep_freed_memory
+from dit_eval.dit import DiT, model_name
+from dit_eval.sampling.chains import Chains
+from dit_eval.sampling.decode import vae_decoder
+from dit_eval.sampling.network import PRECISIONS, matmul_precision
+from dit_eval.sampling.plan import Plan
+from dit_eval.sampling.schedules import diffusion_schedule
+
+SCALE = 1.5
+RESULTS = Path(__file__).parent / "results"
+
+Draw = Callable[[], np.ndarray]  # nothing → uint8 images N×H×W×3 on the host
+
+
+def small_vae() -> AutoencoderKL:
+    """A VAE whose work hardly counts, of one level: images have as many pixels as latents."""
+    shape: dict[str, Any] = {"block_out_channels": (4,), "norm_num_groups": 2, "latent_channels": 4}
+    return AutoencoderKL(**shape).eval()
+
+
+def ours(chains: Chains, vae: AutoencoderKL, images: int) -> Draw:
+    """As `dit-eval sample` draws a batch."""
+    decoder = vae_decoder(vae, scale=0.18215, name="small")
+
+    def draw() -> np.ndarray:
+        samples = chains.draw(np.arange(images), watch=lambda denoiser: denoiser)
+        return decoder.decode(samples).cpu().numpy()
+
+    return draw
+
+
+def straightforward(dit: DiT, vae: AutoencoderKL, images: int, steps: str, device: str) -> Draw:
+    """The textbook's loop: a doubled batch through the plain forward, tables on the device, eager."""
+    schedule = diffusion_schedule(steps)
+    alphas = torch.from_numpy(schedule.alphas_cumprod).float().to(device)
+    before = torch.from_numpy(schedule.alphas_cumprod_prev).float().to(device)
+    forward = plain_forward(dit, torch.arange(images, device=device) % CLASSES)  # always at the same time t
+
+    def draw() -> np.ndarray:
+        x = torch.randn(images, 4, dit.input_size, dit.input_size, device=device)
+        for k in reversed(range(len(schedule))):
+            conditional, unconditional = forward(torch.cat([x, x]))[:, :4].chunk(2)
+            epsilon = unconditional + SCALE * (conditional - unconditional)
+            start = (x - (1 - alphas[k]).sqrt() * epsilon) / alphas[k].sqrt()
+            x = before[k].sqrt() * start + (1 - before[k]).sqrt() * epsilon
+        decoded: Tensor = vae.decode(x / 0.18215).sample  # type: ignore[arg-type, union-attr]
+        return (127.5 * decoded + 128).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    return draw
+
+
+def theirs(model: DiTTransformer2DModel, vae: AutoencoderKL, images: int, steps: int) -> Draw:
+    """diffusers' pipeline with the same schedule."""
+    scheduler = DDIMScheduler(beta_start=1e-4, beta_end=2e-2, clip_sample=False)
+    pipeline = DiTPipeline(model, vae, scheduler)  # type: ignore[arg-type]
+    pipeline.set_progress_bar_config(disable=True)
+    labels = [i % CLASSES for i in range(images)]
+
+    def draw() -> np.ndarray:
+        drawn = pipeline(labels, guidance_scale=SCALE, num_inference_steps=steps, output_type="np")
+        return (255 * np.asarray(drawn.images)).astype(np.uint8)  # type: ignore[union-attr]
+
+    return draw
+
+
+def matmul_rate(precision: str, device: torch.device) -> float:
+    """FLOP/s of large matrix products, the median of ten."""
+    size = 8192 if device.type == "cuda" else 2048
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    torch.mm(a, b)
+    taken = statistics.median(seconds(lambda x: torch.mm(x, b), a) for _ in range(10))
+    return 2 * size**3 / taken
+
+
+def plan_of(images: int, steps: int, precision: str, compiled: bool, device: str) -> Plan:
+    """What `dit-eval sample` would make of these options."""
+    return Plan(
+        model="", weights="", decoder="", image_size=256, num=images, seed=0, labels="uniform",
+        sampler="ddim", steps=f"ddim{steps}", eta=0.0, cfg=SCALE, cfg_channels="all", cfg_interval=None,
+        batch_size=images, precision=precision, compile=compiled, device=device,
+    )  # fmt: skip
+
+
+def measure(model: str, draws: dict[str, Draw], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each in each round, after one that is not counted."""
+    shapes = {name: draw().shape for name, draw in draws.items()}
+    assert len(set(shapes.values())) == 1, (model, shapes)
+    times: dict[str, list[float]] = {name: [] for name in draws}
+    for i in range(rounds):
+        for name in list(draws) if i % 2 == 0 else reversed(draws):
+            began = time.perf_counter()
+            draws[name]()  # ends on the host
+            times[name].append(time.perf_counter() - began)
+    return times
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, default=["S/8", "S/2"], show_default=True)
+@click.option("--images", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=2), default=5, show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
+@click.option("--compile", "compiled", is_flag=True, help="Compile ours; the others stay eager.")
+@click.option("--device", default="cpu", show_default=True)
+def main(
+    models: tuple[str, ...],
+    images: int,
+    steps: int,
+    rounds: int,
+    precision: str,
+    compiled: bool,
+    device: str,
+) -> None:
+    """Time whole chains and keep the result as CSV."""
+    keep_freed_memory()  # for all of them: the setting is the process's
+    place = torch.device(device)
+    rows = []
+    for model in map(model_name, models):
+        dit, peer = same_weights(model, device)
+        vae = small_vae().to(device)  # type: ignore[arg-type]
+        chains = Chains(dit, plan_of(images, steps, precision, compiled, device))
+        draws = {
+            "ours": ours(chains, vae, images),
+            "straightforward": straightforward(dit, vae, images, f"ddim{steps}", device),
+            "diffusers": theirs(peer, vae, images, steps),
+        }
+        mode = "tf32" if device.startswith("cuda") else "fp32"
+        with torch.inference_mode(), matmul_precision(mode, place):
+            rate = matmul_rate(precision, place)
+            times = measure(model, draws, rounds)
+        work = images * steps * 2 * chains.count_flops()
+        for name, taken in times.items():
+            rows.append(
+                {
+                    "model": model,
+                    "images": images,
+                    "steps": steps,
+                    "sampler": name,
+                    "precision": precision if name == "ours" else mode,
+                    "compiled": compiled and name == "ours",
+                    "images_per_second": f"{images / statistics.median(taken):.3f}",
+                    "share_of_matmul_rate": f"{work / statistics.median(taken) / rate:.3f}",
+                    "time_over_ours": f"{statistics.median(np.divide(taken, times['ours'])):.3f}",
+                    "rounds": rounds,
+                    "threads": torch.get_num_threads(),
+                    "torch": torch.__version__,
+                    "diffusers": diffusers.__version__,
+                }
+            )
+    _keep(rows, torch.cuda.get_device_name() if place.type == "cuda" else platform.machine())
+
+
+def _keep(rows: list[dict[str, object]], where: str) -> None:
+    out = RESULTS / f"sample-{where.replace(' ', '-')}-torch{torch.__version__.split('+')[0]}.csv"
+    out.parent.mkdir(exist_ok=True)
+    with out.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    click.echo(out.read_text())
+
+
+if __name__ == "__main__":
+    main()

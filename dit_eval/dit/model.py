@@ -1,0 +1,248 @@
+"""DiT, the diffusion transformer of Peebles & Xie 2023 (arXiv 2212.09748).
+
+Written afresh; names and shapes of its parameters are those of the public checkpoints,
+and `tests/oracle` holds its outputs against the original's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dit_eval.dit.blocks import BLOCKS, AdaLNZeroBlock, layer_norm, modulate, modulation
+from dit_eval.dit.configs import DIT, DiTConfig, model_name
+from dit_eval.errors import UsageError
+
+MAX_PERIOD = 10_000
+FREQUENCIES = 256  # size of the sinusoidal embedding of t, before its MLP
+
+
+def sinusoids(positions: Tensor, size: int) -> Tensor:
+    """Cosines, then sines, of `positions` (N,) at size / 2 geometric frequencies: (N, size), same dtype."""
+    half = size // 2
+    steps = torch.arange(half, dtype=positions.dtype, device=positions.device)
+    angles = positions[:, None] * torch.exp(steps * (-math.log(MAX_PERIOD) / half))
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def position_table(width: int, side: int) -> Tensor:
+    """Fixed sine-cosine embedding of a side × side grid, row by row: (1, side², width), float32.
+
+    The first half of the channels encodes the column and the second half the row, sines before cosines.
+    """
+    place = torch.arange(side, dtype=torch.float64, device="cpu")
+    line = sinusoids(place, width // 2).unflatten(-1, (2, -1)).flip(-2).flatten(-2)  # (side, width / 2)
+    columns, rows = line.repeat(side, 1), line.repeat_interleave(side, dim=0)
+    return torch.cat([columns, rows], dim=-1).float().unsqueeze(0)
+
+
+class PatchEmbedder(nn.Module):
+    """Latents to tokens, one for each patch: a convolution whose stride is its kernel, as a linear layer."""
+
+    def __init__(self, in_channels: int, width: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Conv2d(in_channels, width, kernel_size=patch, stride=patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, T, D)."""
+        x = x.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))  # (N, C, h, p, w, p)
+        patches = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (N, T, C · p · p)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoids of the time, whole or fractional, through an MLP."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """(N,) → (N, D)."""
+        waves = sinusoids(t.float(), FREQUENCIES)
+        return self.mlp(waves.to(next(self.mlp.parameters()).dtype))
+
+
+class LabelEmbedder(nn.Module):
+    """A table of classes; its last row stands for no class."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, width)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(N,) → (N, D)."""
+        return self.embedding_table(y)
+
+
+class FinalLayer(nn.Module):
+    """LayerNorm, adaptive where the blocks' are, and a linear decoder to patches."""
+
+    def __init__(self, width: int, size: int, *, adaptive: bool) -> None:
+        super().__init__()
+        self.norm_final = layer_norm(width, affine=not adaptive)
+        self.linear = nn.Linear(width, size)
+        self.adaLN_modulation = modulation(width, 2) if adaptive else None
+
+    def condition(self, t: Tensor, y: Tensor) -> Tensor | None:
+        """Shift and scale (N, 2, 1, D), if the LayerNorm is adaptive."""
+        if self.adaLN_modulation is None:
+            return None
+        return self.adaLN_modulation(t + y).unflatten(-1, (2, 1, -1))
+
+    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """(N, T, D) → (N, T, size)."""
+        x = self.norm_final(x)
+        if condition is not None:
+            x = modulate(x, *condition.unbind(1))
+        return self.linear(x)
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """All that a DiT takes from t and y, one row for each pair of them."""
+
+    tokens: Tensor | None  # (N, 2, D), the two in-context tokens
+    blocks: tuple[Tensor | None, ...]  # (N, …), what each block takes
+    final: Tensor | None  # (N, 2, 1, D)
+
+    def take(self, rows: Tensor) -> Conditioning:
+        """The same for images of which the i-th uses row rows[i]; rows is int64 (N,)."""
+
+        def pick(each: Tensor | None) -> Tensor | None:
+            return None if each is None else each[rows]
+
+        return Conditioning(pick(self.tokens), tuple(map(pick, self.blocks)), pick(self.final))
+
+
+class DiT(nn.Module):
+    """A diffusion transformer: (noised latents, time, class) → noise and, if learned, variance.
+
+    `model(x, t, y)` is `model.denoise(x, model.condition(t, y))`. A sampler may call the two itself:
+    the conditioning of one (t, y) serves every image that shares it.
+    """
+
+    def __init__(
+        self,
+        config: DiTConfig,
+        *,
+        input_size: int = 32,
+        in_channels: int = 4,
+        num_classes: int = 1000,
+        block: str = "adaln-zero",
+        learn_sigma: bool = True,
+    ) -> None:
+        super().__init__()
+        _require_buildable(config, input_size, block)
+        width, patch = config.width, config.patch
+        adaptive = block.startswith("adaln")
+        self.config, self.block, self.learn_sigma = config, block, learn_sigma
+        self.input_size, self.in_channels, self.num_classes = input_size, in_channels, num_classes
+        self.out_channels = 2 * in_channels if learn_sigma else in_channels
+
+        self.x_embedder = PatchEmbedder(in_channels, width, patch)
+        self.t_embedder = TimestepEmbedder(width)
+        self.y_embedder = LabelEmbedder(num_classes, width)
+        self.pos_embed: Tensor
+        self.register_buffer("pos_embed", position_table(width, input_size // patch))
+        self.blocks = nn.ModuleList(BLOCKS[block](width, config.heads) for _ in range(config.depth))
+        self.final_layer = FinalLayer(width, patch * patch * self.out_channels, adaptive=adaptive)
+        if not self.final_layer.linear.weight.is_meta:
+            self._initialise()
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Latents (N, C, H, W), times (N,), classes (N,) → (N, 2C, H, W), or (N, C, H, W) without variance.
+
+        t may be whole or fractional; y is int64 in 0 … num_classes, the last meaning no class.
+        """
+        return self.denoise(x, self.condition(t, y))
+
+    def condition(self, t: Tensor, y: Tensor) -> Conditioning:
+        """What depends on the time and the class alone. t (N,) or, shared by all, (1,); y (N,)."""
+        t, y = self.t_embedder(t), self.y_embedder(y)  # (N, D) each
+        return Conditioning(
+            tokens=torch.stack(torch.broadcast_tensors(t, y), dim=1) if self.block == "in-context" else None,
+            blocks=tuple(block.condition(t, y) for block in self.blocks),  # type: ignore[operator]
+            final=self.final_layer.condition(t, y),
+        )
+
+    def denoise(self, x: Tensor, condition: Conditioning) -> Tensor:
+        """What depends on the image: latents (N, C, H, W) and their conditioning → as `forward`."""
+        x = self.x_embedder(x) + self.pos_embed  # (N, T, D)
+        tokens = x.shape[1]
+        if condition.tokens is not None:
+            x = torch.cat([x, condition.tokens], dim=1)  # (N, T + 2, D)
+        for block, each in zip(self.blocks, condition.blocks, strict=True):
+            x = block(x, each)
+        x = self.final_layer(x[:, :tokens], condition.final)  # (N, T, p · p · C_out)
+        return self._unpatchify(x)
+
+    def _unpatchify(self, x: Tensor) -> Tensor:
+        side, patch = self.input_size // self.config.patch, self.config.patch
+        x = x.unflatten(1, (side, side)).unflatten(-1, (patch, patch, -1))  # (N, h, w, p, p, C)
+        return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+    def _initialise(self) -> None:
+        """Xavier everywhere, 0.02 for the embeddings of t and y, zero for what must start as nothing."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        projection = self.x_embedder.proj  # as if the linear layer that it is
+        nn.init.xavier_uniform_(projection.weight.view(projection.out_channels, -1))
+        for weight in (*self.t_embedder.parameters(), self.y_embedder.embedding_table.weight):
+            if weight.dim() == 2:
+                nn.init.normal_(weight, std=0.02)
+        for layer in (*self.blocks, self.final_layer):
+            if isinstance(layer, (AdaLNZeroBlock, FinalLayer)) and layer.adaLN_modulation is not None:
+                zero_(layer.adaLN_modulation)
+        zero_(self.final_layer.linear)
+
+
+def zero_(module: nn.Module) -> None:
+    """Set every parameter of the module to zero."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+
+
+def build_dit(
+    model: str | DiTConfig,
+    *,
+    input_size: int = 32,
+    in_channels: int = 4,
+    num_classes: int = 1000,
+    block: str = "adaln-zero",
+    learn_sigma: bool = True,
+) -> DiT:
+    """A freshly initialised DiT.
+
+    model: a name ("XL/2" or "DiT-XL/2") or a configuration of one's own; input_size: latent pixels per
+    side; block: one of `BLOCKS`; learn_sigma: predict the variance too, in as many channels again.
+    Raises UsageError for unknown names, with the nearest, and for sizes that do not divide.
+    """
+    config = DIT[model_name(model)] if isinstance(model, str) else model
+    return DiT(
+        config,
+        input_size=input_size,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        block=block,
+        learn_sigma=learn_sigma,
+    )
+
+
+def _require_buildable(config: DiTConfig, input_size: int, block: str) -> None:
+    if block not in BLOCKS:
+        raise UsageError(f"there is no block {block!r}; the blocks are {', '.join(BLOCKS)}.")
+    if input_size % config.patch:
+        raise UsageError(
+            f"latents of {input_size}×{input_size} cannot be cut into patches of {config.patch} pixels. "
+            f"Choose an input size (an eighth of the image's) that {config.patch} divides."
+        )
+    if config.width % config.heads or config.width % 4:
+        raise UsageError(f"a width of {config.width} must be divisible by {config.heads} heads and by 4.")

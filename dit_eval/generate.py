@@ -1,0 +1,240 @@
+"""The sampling story: plan → sampler → decoder → shards → npz.
+
+Every process that is started with the same arguments works on its share of the batches and leaves; whoever
+finishes the last shard merges them all. Any of them may be killed, and the same call goes on.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dit_eval import __version__, assets
+from dit_eval.allocator import keep_freed_memory
+from dit_eval.distributed import Lane, Rank, joined, told_by_first
+from dit_eval.dit import DiTConfig
+from dit_eval.dit.checkpoints import load_dit
+from dit_eval.errors import CheckpointError, UsageError
+from dit_eval.sampling import SAMPLERS
+from dit_eval.sampling.chains import Chains
+from dit_eval.sampling.decode import PIXELS, Decoder, load_decoder
+from dit_eval.sampling.guidance import Denoiser
+from dit_eval.sampling.network import PRECISIONS, matmul_precision
+from dit_eval.sampling.plan import Plan
+from dit_eval.shards import ShardFolder
+from dit_eval.source import find_model
+
+_LATENT_CHANNELS = 4  # of Stable Diffusion's VAE; models of 1 or 3 channels draw pixels
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far this process is with its share of the work."""
+
+    drawn: float  # images of this run, the fraction of the current ones included
+    wanted: int  # images of this run, when it is done
+    flops: float  # floating-point operations of the network so far, by the count of `flops table`
+
+
+def generate(
+    model: str | DiTConfig = "XL/2",
+    *,
+    cfg: float | None = None,
+    num: int = 50_000,
+    out: str | Path = "batch.npz",
+    image_size: int | None = None,
+    sampler: str = "ddpm",
+    steps: int | str | None = None,
+    eta: float = 0.0,
+    seed: int = 0,
+    labels: str | int = "uniform",
+    cfg_channels: str = "3",
+    cfg_interval: tuple[float, float] | None = None,
+    ckpt: str | Path | None = None,
+    vae: str | Path | None = None,
+    batch_size: int = 32,
+    precision: str = "fp32",
+    compile: bool = False,
+    device: str = "auto",
+    fresh: bool = False,
+    shard: tuple[int, int] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Draw a batch of images with a class-conditional DiT and write it for evaluators to read.
+
+    `out` holds the images as arr_0, (num, H, W, 3) uint8, and their classes as arr_1, (num,) int64; the json
+    beside it says how they were made. Image i depends on (seed, i), the model and the settings only.
+    Interrupted, the same call goes on; under torchrun every rank makes the same call.
+
+    cfg, steps, vae, image_size: None takes what the model's manifest entry says, else 1.0, 250, "ema" and
+    the checkpoint's own. eta: DDIM's. labels: see `choose_labels`. cfg_channels: "3", as DiT, or "all".
+    cfg_interval: noise levels σ (of Karras et al. 2022) between which there is guidance. ckpt: a registered
+    name or a file. vae: "ema", "mse" or a folder. shard: (K, N) draws every N-th batch, from the K-th on.
+    fresh: forget what is there. Returns `out`, which is not there yet while others are still at work.
+    Raises the subclasses of DitEvalError.
+    """
+    target, rank = Path(out), Rank.from_environment()
+    _require_valid(target, sampler, eta, precision, cfg_channels)
+    share, chosen = Lane.of(rank, shard), rank.device(device)
+    source = find_model(model, ckpt, image_size)
+    if chosen.type == "cpu":
+        keep_freed_memory()
+    with matmul_precision(precision, chosen), torch.inference_mode():
+        network = load_dit(source.weights, source.config, device=chosen)
+        pixels = network.in_channels != _LATENT_CHANNELS
+        decoder = PIXELS if pixels else load_decoder(str(vae or source.defaults.get("vae", "ema")), chosen)
+        size = network.input_size * decoder.factor
+        if image_size not in (None, size):
+            raise UsageError(f"{source.name} draws images of {size} pixels, not {image_size}.")
+        plan = Plan(
+            model=source.name,
+            weights=assets.sha256(source.weights),
+            decoder=decoder.name,
+            image_size=size,
+            num=num,
+            seed=seed,
+            labels=str(labels),
+            sampler=sampler,
+            steps=str(source.defaults.get("steps", 250) if steps is None else steps),
+            eta=eta,
+            cfg=source.defaults.get("cfg", 1.0) if cfg is None else cfg,
+            cfg_channels=cfg_channels,
+            cfg_interval=cfg_interval,
+            batch_size=min(batch_size, num),
+            precision=precision,
+            compile=compile,
+            device=chosen.type,
+        )
+        chains = Chains(network, plan)
+        folder = ShardFolder(target, plan.settings(), num=num, size=plan.batch_size, shape=(size, size, 3))
+        if fresh:
+            _start_over(folder, rank, shard)
+        folder.open()
+        if not folder.finished():
+            _draw(chains, decoder, plan, folder, share, progress)
+            folder.merge(chains.labels, {"environment": _environment(rank, chosen)})
+    return target
+
+
+def _draw(
+    chains: Chains,
+    decoder: Decoder,
+    plan: Plan,
+    folder: ShardFolder,
+    share: Lane,
+    tell: Callable[[Progress], None] | None,
+) -> None:
+    """Draw the batches of our share that are not there yet."""
+    todo = [batch for batch in folder.missing() if share.takes(batch)]
+    wanted, drawn = sum(map(plan.count, todo)), 0.0
+    flops_per_pass = chains.count_flops() if tell else 0
+
+    def watch(denoiser: Denoiser, images: int) -> Denoiser:
+        def watched(x: Tensor, t: float) -> Tensor:
+            nonlocal drawn
+            output = denoiser(x, t)
+            drawn += images / chains.steps
+            if tell:
+                tell(Progress(drawn, wanted, chains.network.passes * flops_per_pass))
+            return output
+
+        return watched
+
+    with _Darkroom(decoder, chains.network.device) as darkroom:
+        for batch in todo:
+            count = plan.count(batch)
+            samples = chains.draw(plan.indices(batch), partial(watch, images=count))
+            darkroom.develop(samples[:count], partial(folder.write, batch))
+
+
+class _Darkroom:
+    """Decodes and stores samples; on a GPU in a thread and stream of its own, beside the sampling."""
+
+    def __init__(self, decoder: Decoder, device: torch.device) -> None:
+        self._decoder = decoder
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+
+    def develop(self, samples: Tensor, keep: Callable[[NDArray[np.uint8]], None]) -> None:
+        """Decode the samples and hand the images to `keep`. Raises what went wrong with those before."""
+        self._wait()
+        if self._stream is None:
+            return self._develop(samples, keep)
+        self._stream.wait_stream(torch.cuda.current_stream(samples.device))
+        samples.record_stream(self._stream)
+        self._pending = self._thread.submit(self._develop, samples, keep)
+        return None
+
+    def _develop(self, samples: Tensor, keep: Callable[[NDArray[np.uint8]], None]) -> None:
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            if not samples.isfinite().all():
+                raise CheckpointError(
+                    "the network's samples are not finite numbers. The checkpoint is damaged, or not the one "
+                    "for this sampler, or needs --precision fp32."
+                )
+            images = self._decoder.decode(samples).cpu().numpy()
+        keep(images)
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def __enter__(self) -> _Darkroom:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._wait()
+        finally:
+            self._thread.shutdown()
+
+
+def _start_over(folder: ShardFolder, rank: Rank, shard: tuple[int, int] | None) -> None:
+    if shard is not None:
+        raise UsageError(
+            f"--fresh would delete the work of the other shards. Delete {folder.out} and {folder.folder} "
+            "by hand, then start all shards without it."
+        )
+    with joined(rank):
+        if rank.index == 0:
+            folder.clear()
+        told_by_first(rank, True)  # nobody draws before it is done
+
+
+def _require_valid(out: Path, sampler: str, eta: float, precision: str, cfg_channels: str) -> None:
+    if out.suffix != ".npz":
+        raise UsageError(f"the batch is an npz, and {out} is not called so; choose a name that ends in .npz.")
+    for name, value, known in (
+        ("sampler", sampler, SAMPLERS),
+        ("precision", precision, PRECISIONS),
+        ("cfg_channels", cfg_channels, ("3", "all")),
+    ):
+        if value not in known:
+            raise UsageError(f"{name} {value!r} is not one of {', '.join(known)}.")
+    if eta and sampler != "ddim":
+        raise UsageError(f"eta is an option of ddim, and the sampler is {sampler}; leave it out.")
+
+
+def _environment(rank: Rank, device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "dit_eval": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "processes": rank.count,
+    }

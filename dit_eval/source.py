@@ -1,0 +1,53 @@
+"""Which weights a name of a model means, and what its manifest entry says about their use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dit_eval import assets
+from dit_eval.dit import DiTConfig, model_name
+from dit_eval.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A model to draw from: its weights on this disk."""
+
+    name: str
+    weights: Path
+    config: str | DiTConfig
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # cfg, steps, vae, where the entry has them
+
+
+def find_model(model: str | DiTConfig, ckpt: str | Path | None, image_size: int | None) -> Source:
+    """The weights of `model`: a file or registered name in `ckpt`, else those registered for that size.
+
+    Raises UsageError if there are none, AssetError if they cannot be had.
+    """
+    if ckpt is not None and (Path(ckpt).exists() or str(ckpt) not in assets.manifest("models")):
+        return Source(name=_name(model), weights=Path(ckpt), config=model)
+    entry = assets.lookup("models", str(ckpt)) if ckpt is not None else _registered(model, image_size)
+    config = DiTConfig(**entry.about["config"]) if "config" in entry.about else entry.about["model"]
+    return Source(name=entry.name, weights=assets.fetch(entry), config=config, defaults=entry.about)
+
+
+def _registered(model: str | DiTConfig, image_size: int | None) -> assets.Asset:
+    models = [entry for entry in assets.manifest("models").values() if entry.about["role"] == "dit"]
+    if any(entry.name == model for entry in models):
+        return assets.lookup("models", str(model))
+    for entry in models:
+        named = isinstance(model, str) and entry.about.get("model") == model_name(model)
+        if named and image_size in (None, entry.about["image_size"]):
+            return entry
+    known = ", ".join(entry.name for entry in models)
+    size = f" at {image_size} pixels" if image_size else ""
+    raise UsageError(
+        f"no weights of {_name(model)}{size} are registered (there are: {known}); give --ckpt FILE."
+    )
+
+
+def _name(model: str | DiTConfig) -> str:
+    return f"DiT-{model_name(model)}" if isinstance(model, str) else str(model)

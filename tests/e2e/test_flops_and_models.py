@@ -1,0 +1,75 @@
+"""`dit-eval flops` and `dit-eval models` as a user runs them."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dit_eval import assets
+from dit_eval.dit import DIT
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def dit_eval(*arguments: str, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    if cache is not None:
+        environment["DIT_EVAL_CACHE"] = str(cache)
+    return subprocess.run(
+        [sys.executable, "-m", "dit_eval", *arguments],
+        cwd=CHECKOUT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_table_takes_less_than_ten_seconds_of_work_and_warns_of_nothing():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = dit_eval("flops", "table")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sum(line.startswith("DiT-") for line in done.stdout.splitlines()) == 12
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
+
+
+def test_the_listing_names_every_registered_network():
+    done = dit_eval("models", "list")
+    assert done.returncode == 0
+    assert all(name[:16] in done.stdout for name in assets.manifest("models"))
+
+
+def test_every_registered_checkpoint_says_what_it_is():
+    entries = [entry for entry in assets.manifest("models").values() if entry.about["role"] == "dit"]
+    assert entries
+    for entry in entries:
+        assert entry.licence
+        assert entry.source
+        assert entry.bundled or entry.urls
+        assert "config" in entry.about or (
+            entry.about["model"] in DIT and entry.about["image_size"] in (256, 512)
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["models", "fetch", "dit-xl-3"], "'dit-xl-3' is neither a file nor a registered name"),
+        (["models", "fetch", "dit-xl-2-256", "--offline"], "dit-xl-2-256 is not in the cache and --offline"),
+        (["flops", "table", "--block", "film"], "'film' is not one of"),
+        (["flops", "plot", "--out", "scaling.pdf"], "written as .png or .svg"),
+        (["flops", "plot", "--out", "scaling.svg", "missing.json"], "missing.json"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_exit_2(arguments, sentence, tmp_path):
+    done = dit_eval(*arguments, cache=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert sentence in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

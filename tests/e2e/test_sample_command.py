@@ -1,0 +1,164 @@
+"""`dit-eval sample` as a user meets it, on S/8 with random weights drawing 8×8 pixels."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from dit_eval.assets import sha256
+from dit_eval.dit import build_dit
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "s8.safetensors"
+    save_file(build_dit("S/8", input_size=8, in_channels=3).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def sample(weights, tmp_path):
+    """Start `dit-eval sample` in an empty folder."""
+
+    def start(*arguments: object, out: Path = tmp_path / "b.npz") -> subprocess.Popen[str]:
+        command = [
+            "sample",
+            "--model",
+            "S/8",
+            "--ckpt",
+            weights,
+            "--out",
+            out,
+            "--num",
+            24,
+            "--batch-size",
+            4,
+        ]
+        return subprocess.Popen(
+            [sys.executable, "-m", "dit_eval", *map(str, (*command, "--steps", 4, *arguments))],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    output, errors = process.communicate(timeout=120)
+    return process.returncode, output, errors
+
+
+def test_batch_is_named_on_standard_output_and_drawn_as_a_grid(sample, tmp_path):
+    code, output, errors = finish(sample("--cfg", 1.5, "--grid", tmp_path / "grid.png"))
+    assert (code, output) == (0, f"{tmp_path / 'b.npz'}\n"), errors
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size == (5 * 64, 5 * (64 + 14))
+
+
+def test_npz_is_what_evaluators_read(sample, tmp_path):
+    assert finish(sample())[0] == 0
+    with zipfile.ZipFile(tmp_path / "b.npz") as archive:
+        info = archive.getinfo("arr_0.npy")
+        assert info.compress_type == zipfile.ZIP_STORED
+        assert info.date_time == (1980, 1, 1, 0, 0, 0)
+        with archive.open(info) as stream:  # in pieces, as ADM's evaluator does
+            assert np.lib.format.read_magic(stream) == (1, 0)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+            assert (shape, fortran, dtype) == ((24, 8, 8, 3), False, np.uint8)
+            pieces = [stream.read(6 * 8 * 8 * 3) for _ in range(4)]
+    with np.load(tmp_path / "b.npz") as arrays:
+        assert b"".join(pieces) == arrays["arr_0"].tobytes()
+
+
+def test_interrupt_exits_130_and_the_same_command_goes_on(sample, tmp_path):
+    assert finish(sample(out=tmp_path / "whole.npz"))[0] == 0
+    folder = tmp_path / "b.partial"
+    process = sample("--steps", 4)
+    while process.poll() is None and not list(folder.glob("0*.npz")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    code, output, errors = finish(process)
+    assert (code, output) == (130, "")
+    assert "Interrupted" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "b.npz").exists()
+    assert finish(sample())[0] == 0
+    assert sha256(tmp_path / "b.npz") == sha256(tmp_path / "whole.npz")
+
+
+def test_part_of_a_job_array_says_that_others_are_awaited(sample, tmp_path):
+    code, output, errors = finish(sample("--shard", "1/2"))
+    assert (code, output) == (0, "")
+    assert "other processes" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--model", "S/9"], "no model 'S/9'"),
+        (["--model", "S/4"], "does not fit the model"),
+        (["--ckpt", "nowhere.pt"], "nowhere.pt"),
+        (["--steps", "ddim300"], "ddim250"),
+        (["--labels", "1000"], "class 1000 does not exist"),
+        (["--shard", "2"], "not of the form K/N"),
+        (["--cfg", "-1"], "--cfg"),
+    ],
+    ids=str,
+)
+def test_wrong_use_is_one_sentence_and_exit_2(sample, tmp_path, arguments, complaint):
+    code, output, errors = finish(sample(*arguments))
+    assert (code, output) == (2, "")
+    assert complaint in errors
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB, where one may be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_full_disk_keeps_the_shards_and_the_same_command_goes_on(sample, small_disk, tmp_path):
+    num = ["--num", 200]
+    assert finish(sample(*num, out=tmp_path / "whole.npz"))[0] == 0
+    process = sample(*num, out=small_disk / "b.npz")
+    folder = small_disk / "b.partial"
+    while process.poll() is None and not list(folder.glob("0*.npz")):
+        time.sleep(0.005)
+    ballast = small_disk / "ballast"  # what another program writes meanwhile
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 40_000))
+    code, _, errors = finish(process)
+    assert code == 2
+    assert "No space left" in errors
+    assert "run the same command again" in errors
+    assert not (small_disk / "b.npz").exists()
+    ballast.unlink()
+    assert finish(sample(*num, out=small_disk / "b.npz"))[0] == 0
+    assert sha256(small_disk / "b.npz") == sha256(tmp_path / "whole.npz")

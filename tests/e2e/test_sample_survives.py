@@ -1,0 +1,109 @@
+"""However many processes draw a batch, and whenever they are killed: the same bytes, or no file."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dit_eval.assets import sha256
+from tests.e2e.draw import BATCHES
+from tests.tiny import save_tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = 20
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def start(out: Path, weights: Path, *, ranks: int = 0, shard: str = "1/1") -> subprocess.Popen[bytes]:
+    """Start one process, or torchrun with so many ranks, as the leader of a process group."""
+    program = ["-m", "tests.e2e.draw", str(out), str(weights), shard]
+    if ranks:
+        program = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *program]
+    return subprocess.Popen(
+        [sys.executable, *program],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def expected(weights, tmp_path_factory):
+    """The digest of the batch that one undisturbed process draws."""
+    out = tmp_path_factory.mktemp("whole") / "b.npz"
+    assert start(out, weights).wait() == 0
+    return sha256(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_any_number_of_ranks_draws_the_same_bytes(weights, expected, tmp_path, ranks):
+    assert start(tmp_path / "b.npz", weights, ranks=ranks).wait() == 0
+    assert sha256(tmp_path / "b.npz") == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.json", "b.npz"]
+
+
+@pytest.mark.slow
+def test_shards_started_side_by_side_draw_the_same_bytes(weights, expected, tmp_path):
+    processes = [start(tmp_path / "b.npz", weights, shard=f"{k}/3") for k in (1, 2, 3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert sha256(tmp_path / "b.npz") == expected
+
+
+@pytest.mark.slow
+def test_batch_survives_being_killed_at_random_moments(weights, expected, tmp_path):
+    out = tmp_path / "b.npz"
+    folder = tmp_path / "b.partial"
+    chance = random.Random(0)
+    kills = midway = 0
+    while kills < KILLS:
+        process = start(out, weights, ranks=chance.choice([0, 0, 0, 2, 3]))
+        before = len(list(folder.glob("*")))
+        while process.poll() is None and len(list(folder.glob("*"))) == before:
+            time.sleep(0.002)  # until it has written something
+        time.sleep(chance.uniform(0, 0.3))
+        if process.poll() is None:
+            kill(process)
+            kills += 1
+            midway += 0 < len(list(folder.glob("0*.npz"))) < BATCHES
+        if out.exists():  # whole, or not there
+            assert sha256(out) == expected
+            out.unlink()
+    assert midway >= KILLS // 2
+    assert start(out, weights, ranks=2).wait() == 0
+    assert sha256(out) == expected
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_batch_survives_being_killed_while_it_is_merged(weights, expected, tmp_path):
+    out = tmp_path / "b.npz"
+    folder = tmp_path / "b.partial"
+    assert start(out, weights, shard="1/2").wait() == 0
+    process = start(out, weights, shard="2/2")
+    while process.poll() is None and not list(folder.glob("whole.npz*")):
+        time.sleep(0.0001)
+    if process.poll() is None:
+        kill(process)
+    assert not out.exists() or sha256(out) == expected
+    assert start(out, weights).wait() == 0
+    assert sha256(out) == expected

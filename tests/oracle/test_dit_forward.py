@@ -1,0 +1,54 @@
+"""Our DiT against the recorded outputs of the original, in float32 on its synthetic weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.golden import golden_model, recipe, recorded_tensor
+
+TOLERANCE = 2e-6  # of the largest value: what fused attention differs from plain attention
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = TOLERANCE) -> bool:
+    return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max())
+
+
+@pytest.mark.parametrize("name", ["small", "S8"])
+@torch.no_grad()
+def test_forward_is_the_originals(name):
+    x, t, y = (recorded_tensor("caseD_dit", f"{name}_{key}") for key in "xty")
+    assert close(golden_model(name)(x, t, y), recorded_tensor("caseD_dit", f"{name}_forward"))
+
+
+@torch.no_grad()
+def test_forward_at_fractional_times_is_the_originals():
+    x, y = (recorded_tensor("caseD_dit", f"small_{key}") for key in "xy")
+    t = torch.tensor([0.0, 0.25, 998.5, 37.125])
+    assert close(golden_model("small")(x, t, y), recorded_tensor("caseD_dit", "small_forward_fractional_t"))
+
+
+@torch.no_grad()
+def test_forward_is_sits_too():
+    x, t, y = (recorded_tensor("caseD_sit", key) for key in "xty")
+    velocity, _ = golden_model("small")(x, t, y).chunk(2, dim=1)
+    assert close(velocity, recorded_tensor("caseD_sit", "forward"))
+
+
+@torch.no_grad()
+def test_embedding_of_the_time_is_the_originals():
+    t = torch.tensor([0, 1, 500, 999])
+    assert close(golden_model("small").t_embedder(t), recorded_tensor("caseD_dit", "small_t_embedding"))
+
+
+def test_position_table_is_the_originals():
+    ours, theirs = golden_model("small").pos_embed[0], recorded_tensor("caseD_dit", "small_pos_embed")
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=6e-8)
+
+
+@pytest.mark.parametrize("name", ["small", "S8"])
+def test_parameters_have_the_names_and_shapes_of_the_public_checkpoints(name):
+    ours = {key: tuple(value.shape) for key, value in golden_model(name).state_dict().items()}
+    facts = recipe().CONFIGS[name]
+    tokens = (facts["input_size"] // facts["patch_size"]) ** 2
+    assert ours == recipe().shapes(**facts) | {"pos_embed": (1, tokens, facts["hidden_size"])}

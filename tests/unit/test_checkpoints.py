@@ -1,0 +1,235 @@
+"""Checkpoints are recognised by content, fit exactly, or are refused with a sentence."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dit_eval.dit import BLOCKS, DIT, build_dit, load_dit
+from dit_eval.errors import CheckpointError
+from tests.unit.test_dit import TINY, inputs, tiny
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}  # this checkout, from any folder
+
+
+@pytest.fixture
+def weights() -> dict[str, torch.Tensor]:
+    return tiny().state_dict()
+
+
+def save_bare(weights, path):
+    torch.save(weights, path)
+
+
+def save_training(weights, path):
+    other = {key: torch.zeros_like(value) for key, value in weights.items()}
+    torch.save(
+        {"model": other, "ema": weights, "opt": {"state": {}}, "args": argparse.Namespace(lr=1e-4)}, path
+    )
+
+
+def save_old_format(weights, path):
+    torch.save(weights, path, _use_new_zipfile_serialization=False)
+
+
+def save_without_positions(weights, path):
+    torch.save({key: value for key, value in weights.items() if key != "pos_embed"}, path)
+
+
+def save_safetensors(weights, path):
+    save_file(weights, path)
+
+
+@pytest.mark.parametrize(
+    "save", [save_bare, save_training, save_old_format, save_without_positions, save_safetensors]
+)
+def test_every_layout_is_recognised_whatever_its_name(save, weights, tmp_path):
+    path = tmp_path / "weights"
+    save(weights, path)
+    loaded = load_dit(path, TINY, input_size=8).state_dict()
+    assert loaded.keys() == weights.keys()
+    assert all(torch.equal(loaded[key], weights[key]) for key in weights)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@torch.no_grad()
+def test_block_channels_classes_and_variance_are_read_off_the_weights(block, tmp_path):
+    model = tiny(block, in_channels=3, num_classes=5, learn_sigma=False)
+    torch.save(model.state_dict(), tmp_path / "weights")
+    loaded = load_dit(tmp_path / "weights", TINY)
+    x, t, _ = inputs()
+    y = torch.tensor([0, 2, 5])
+    assert torch.equal(loaded(x[:, :3], t, y), model(x[:, :3], t, y))
+
+
+def test_a_checkpoint_of_a_registered_shape_needs_no_name(tmp_path):
+    model = build_dit("S/8", num_classes=10)
+    torch.save(model.state_dict(), tmp_path / "weights")
+    loaded = load_dit(tmp_path / "weights")
+    assert (loaded.config, loaded.input_size) == (model.config, 32)
+
+
+def test_weights_arrive_in_the_wanted_dtype_and_frozen(weights, tmp_path):
+    torch.save(weights, tmp_path / "weights")
+    loaded = load_dit(tmp_path / "weights", TINY, dtype=torch.bfloat16)
+    assert {value.dtype for value in loaded.state_dict().values()} == {torch.bfloat16}
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_loading_keeps_no_second_copy_in_memory(tmp_path):
+    model = build_dit(replace(DIT["S/8"], depth=6), num_classes=10)  # 66 MB
+    save_bare(tiny().state_dict(), tmp_path / "small")
+    save_bare(model.state_dict(), tmp_path / "bare")
+    save_safetensors(model.state_dict(), tmp_path / "safetensors")
+    program = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from dit_eval.dit import DiTConfig, load_dit
+def private():  # bytes of memory that no file backs
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+load_dit(Path("small"), DiTConfig(depth=2, width=32, heads=2, patch=2))  # what torch imports late
+for name in ("bare", "safetensors"):
+    before = private()
+    model = load_dit(Path(name), DiTConfig(depth=6, width=384, heads=6, patch=8))
+    print(private() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    assert [int(grown) < 0.05 * size for grown in done.stdout.split()] == [True, True]
+
+
+def test_a_checkpoint_of_another_shape_is_named(tmp_path):
+    torch.save(build_dit("S/4", num_classes=100).state_dict(), tmp_path / "weights")
+    with pytest.raises(CheckpointError) as refusal:
+        load_dit(tmp_path / "weights", "S/2", input_size=32)
+    assert "pos_embed is (1, 64, 384) and should be (1, 256, 384)" in str(refusal.value)
+    assert "This looks like DiT-S/4 for 32×32 latents with 100 classes." in str(refusal.value)
+
+
+def test_a_checkpoint_for_another_latent_size_is_named(weights, tmp_path):
+    torch.save(weights, tmp_path / "weights")
+    with pytest.raises(CheckpointError, match=r"looks like a DiT of depth 2.* for 8×8 latents"):
+        load_dit(tmp_path / "weights", TINY, input_size=16)
+
+
+def test_missing_and_unexpected_tensors_are_named(weights, tmp_path):
+    weights["extra"] = weights.pop("blocks.1.attn.proj.bias")
+    torch.save(weights, tmp_path / "weights")
+    with pytest.raises(
+        CheckpointError, match=r"blocks\.1\.attn\.proj\.bias is missing; extra is not expected\."
+    ):
+        load_dit(tmp_path / "weights", TINY)
+
+
+def test_an_unregistered_shape_without_a_config_is_refused(weights, tmp_path):
+    torch.save(weights, tmp_path / "weights")
+    with pytest.raises(CheckpointError, match=r"depth 2, width 32 and patch 2 .* not registered"):
+        load_dit(tmp_path / "weights")
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("this pickle ran",)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (pickle.dumps(Harmful()), "cannot be read as a checkpoint"),
+        (b"not a checkpoint", "cannot be read as a checkpoint"),
+        (b"", "cannot be read as a checkpoint"),
+        (b"PK\x03\x04 a torn download", "cannot be read as a checkpoint"),
+        ((20).to_bytes(8, "little") + b"{ torn safetensors header", "cannot be read as a checkpoint"),
+    ],
+    ids=["code", "text", "empty", "torn zip", "torn safetensors"],
+)
+def test_a_file_that_is_no_checkpoint_is_refused_and_never_run(content, sentence, tmp_path, capsys):
+    (tmp_path / "weights").write_bytes(content)
+    with pytest.raises(CheckpointError, match=sentence):
+        load_dit(tmp_path / "weights", TINY)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {}, torch.zeros(3)], ids=str)
+def test_a_pickle_that_is_no_state_dict_is_refused(content, tmp_path):
+    torch.save(content, tmp_path / "weights")
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        load_dit(tmp_path / "weights", TINY)
+
+
+def test_a_state_dict_of_another_network_is_refused(tmp_path):
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "weights")
+    with pytest.raises(
+        CheckpointError, match=r"holds no DiT: .*x_embedder.* \(its first tensors: weight, bias\)"
+    ):
+        load_dit(tmp_path / "weights", TINY)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="is not a file"):
+        load_dit(tmp_path / "weights", TINY)
+
+
+def test_an_embedder_trained_apart_in_diffusers_is_refused(diffusers_dit, tmp_path):
+    weights = diffusers_dit.state_dict()
+    weights["transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.weight"] += 1
+    torch.save(weights, tmp_path / "weights")
+    with pytest.raises(
+        CheckpointError, match=r"transformer_blocks\.1\.norm1\.emb\..* differs from the first"
+    ):
+        load_dit(tmp_path / "weights", TINY)
+
+
+@torch.no_grad()
+def test_diffusers_weights_give_diffusers_output(diffusers_dit, tmp_path):
+    torch.save(diffusers_dit.state_dict(), tmp_path / "weights")
+    ours, (x, t, y) = load_dit(tmp_path / "weights", TINY, input_size=8), inputs()
+    theirs = diffusers_dit(x, timestep=t, class_labels=y).sample
+    torch.testing.assert_close(ours(x, t, y), theirs, rtol=1e-5, atol=2e-6 * float(theirs.abs().max()))
+
+
+@pytest.fixture
+def diffusers_dit():
+    """diffusers' DiT of the same shape, with the original's embedding of the time."""
+    from diffusers.models.embeddings import CombinedTimestepLabelEmbeddings
+    from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
+
+    torch.manual_seed(0)
+    model = DiTTransformer2DModel(
+        num_attention_heads=TINY.heads,
+        attention_head_dim=TINY.width // TINY.heads,
+        in_channels=4,
+        out_channels=8,
+        num_layers=TINY.depth,
+        num_embeds_ada_norm=10,
+        sample_size=8,
+        patch_size=TINY.patch,
+        norm_eps=1e-6,  # the default, 1e-5, is not the original's
+    ).eval()
+    first, *others = [
+        module for module in model.modules() if isinstance(module, CombinedTimestepLabelEmbeddings)
+    ]
+    for embedder in (first, *others):
+        embedder.load_state_dict(first.state_dict())
+        # diffusers spreads the frequencies over half - 1 steps; the original, which trained, over half
+        embedder.time_proj.downscale_freq_shift = 0
+    return model

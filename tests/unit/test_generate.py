@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dit_eval.assets import sha256
+from dit_eval.distributed import Lane, Rank
+from dit_eval.errors import CheckpointError, UsageError
+from dit_eval.flops import count_flops
+from dit_eval.generate import generate
+from dit_eval.sampling import network as sampling_network
+from tests.tiny import CLASSES, CONFIG, TINY_VAE, save_tiny
+
+NUM = 14
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def draw(weights, tmp_path):
+    """Draw a small batch into b.npz, or where `out` says."""
+
+    def call(out: str = "b.npz", **options):
+        settings = {"ckpt": weights, "num": NUM, "steps": 6, "cfg": 1.5, "batch_size": 4, "device": "cpu"}
+        return generate(CONFIG, out=tmp_path / out, **(settings | options))
+
+    return call
+
+
+def images(path) -> np.ndarray:
+    with np.load(path) as arrays:
+        return arrays["arr_0"].astype(int)
+
+
+def test_batch_is_uint8_images_with_their_labels(draw):
+    with np.load(draw()) as arrays:
+        assert (arrays["arr_0"].shape, arrays["arr_0"].dtype) == ((NUM, 8, 8, 3), np.uint8)
+        assert (arrays["arr_1"].shape, arrays["arr_1"].dtype) == ((NUM,), np.int64)
+
+
+def test_batch_is_the_same_every_time(draw):
+    assert sha256(draw("first.npz")) == sha256(draw("second.npz"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+def test_images_of_another_batch_size_are_within_one_grey_level(draw, batch_size):
+    reference, other = images(draw("a.npz")), images(draw("b.npz", batch_size=batch_size))
+    assert (np.abs(reference - other) <= 1).mean() >= 0.999
+
+
+def test_image_does_not_depend_on_how_many_there_are(draw):
+    np.testing.assert_array_equal(images(draw("few.npz", num=6)), images(draw("many.npz"))[:6])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"cfg": 1.0},
+        {"steps": 5},
+        {"sampler": "ddim"},
+        {"sampler": "ddim", "eta": 1.0},
+        {"cfg_interval": (0.1, 1.0)},
+        {"labels": "balanced"},
+        {"labels": 3},
+        {"precision": "bf16"},
+    ],
+    ids=str,
+)
+def test_every_setting_matters(draw, change):
+    assert (images(draw("a.npz")) != images(draw("b.npz", **change))).any()
+
+
+def test_bf16_is_near_fp32(draw):
+    difference = np.abs(images(draw("a.npz")) - images(draw("b.npz", precision="bf16")))
+    assert np.median(difference) <= 3
+
+
+@pytest.mark.parametrize("interrupt_at", [1, 8, 13])
+def test_interrupted_batch_goes_on_to_the_same_bytes(draw, interrupt_at):
+    expected = sha256(draw("whole.npz"))
+    steps = 0
+
+    def interrupt(_):
+        nonlocal steps
+        steps += 1
+        if steps == interrupt_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw(progress=interrupt)
+    assert sha256(draw()) == expected
+
+
+def test_latents_are_decoded_by_the_vae(draw, tmp_path):
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    torch.manual_seed(0)
+    AutoencoderKL(**TINY_VAE).save_pretrained(tmp_path / "vae")
+    weights = save_tiny(tmp_path, in_channels=4, steps=5)
+    path = draw(ckpt=weights, vae=tmp_path / "vae")
+    digest = sha256(tmp_path / "vae" / "diffusion_pytorch_model.safetensors")
+    assert images(path).shape == (NUM, 16, 16, 3)
+    assert json.loads(path.with_suffix(".json").read_text("utf-8"))["plan"]["decoder"] == f"vae {digest}"
+
+
+def test_shards_that_are_there_are_not_drawn_again(draw, tmp_path):
+    told = []
+
+    def stop(progress):
+        told.append(progress)
+        if progress.drawn > 8.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw(progress=stop)
+    told.clear()
+    draw(progress=told.append)
+    assert told[-1].drawn == pytest.approx(NUM - 8)
+    assert told[-1].wanted == NUM - 8
+
+
+def test_progress_counts_the_operations_of_guidance(draw):
+    told = []
+    draw(progress=told.append, batch_size=7)
+    assert told[-1].drawn == pytest.approx(NUM)
+    flops = count_flops(CONFIG, image_size=8 * 8, num_classes=CLASSES).flops
+    assert told[-1].flops == NUM * 6 * 2 * flops
+
+
+def test_finished_batch_is_left_alone(draw):
+    first = draw()
+    before = first.stat().st_mtime_ns
+    draw(progress=lambda _: pytest.fail("drew again"))
+    assert first.stat().st_mtime_ns == before
+
+
+def test_fresh_starts_over(draw):
+    draw(seed=1)
+    with pytest.raises(UsageError, match="seed"):
+        draw()
+    assert sha256(draw(fresh=True)) == sha256(draw("other.npz"))
+
+
+def test_shards_of_a_job_array_make_the_same_batch(draw):
+    expected = sha256(draw("whole.npz"))
+    paths = [draw(shard=(k, 3)) for k in (3, 1)]
+    assert not paths[0].exists()
+    assert sha256(draw(shard=(2, 3))) == expected
+
+
+@pytest.mark.parametrize("worlds", [(2, 3), (3, 1), (1, 2)])
+def test_ranks_of_one_run_may_leave_work_to_those_of_another(draw, monkeypatch, worlds):
+    expected = sha256(draw("whole.npz"))
+    first, second = worlds
+    monkeypatch.setenv("WORLD_SIZE", str(first))
+    monkeypatch.setenv("RANK", str(first - 1))
+    draw()
+    monkeypatch.setenv("WORLD_SIZE", str(second))
+    paths = []
+    for rank in range(second):
+        monkeypatch.setenv("RANK", str(rank))
+        paths.append(draw())
+    assert sha256(paths[-1]) == expected
+
+
+def test_lanes_of_ranks_within_shards_share_the_work(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    taken = []
+    for k in (1, 2, 3):
+        for rank in ("0", "1"):
+            monkeypatch.setenv("RANK", rank)
+            lane = Lane.of(Rank.from_environment(), (k, 3))
+            taken += [piece for piece in range(20) if lane.takes(piece)]
+    assert sorted(taken) == list(range(20))
+
+
+def test_record_says_how_the_batch_was_made(draw):
+    path = draw(cfg_interval=(0.1, 1.0))
+    record = json.loads(path.with_suffix(".json").read_text("utf-8"))
+    assert record["plan"]["cfg_interval"] == [0.1, 1.0]
+    assert record["environment"]["torch"] == torch.__version__
+    assert record["sha256"] == sha256(path)
+
+
+def test_compiled_network_draws_the_same_images(draw, monkeypatch):
+    calls = []
+
+    def eager(function):
+        calls.append(function)
+        return function
+
+    monkeypatch.setattr(sampling_network.torch, "compile", eager)
+    compiled = images(draw("b.npz", compile=True))
+    assert len(calls) == 1
+    np.testing.assert_array_equal(compiled, images(draw("a.npz")))
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"out": "b.json"}, "ends in .npz"),
+        ({"sampler": "euler"}, "not one of ddpm, ddim"),
+        ({"precision": "fp8"}, "not one of fp32"),
+        ({"precision": "tf32"}, "CUDA"),
+        ({"eta": 0.5}, "option of ddim"),
+        ({"cfg_interval": (1e4, 1e5)}, "no step has a noise level"),
+        ({"labels": "10"}, "class 10 does not exist"),
+        ({"steps": 2000}, "choose 1 to 1000"),
+        ({"image_size": 256}, "images of 8 pixels, not 256"),
+        ({"shard": (4, 3)}, "count from 1/3 to 3/3"),
+        ({"shard": (1, 3), "fresh": True}, "the work of the other shards"),
+    ],
+    ids=str,
+)
+def test_contradiction_is_refused_and_leaves_nothing(draw, tmp_path, options, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        draw(**options)
+    assert list(tmp_path.glob("b*")) == []
+
+
+def test_network_that_gives_no_numbers_is_refused(draw, weights, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(weights)
+    tensors["final_layer.linear.bias"][:] = torch.nan
+    save_file(tensors, tmp_path / "nan.safetensors")
+    with pytest.raises(CheckpointError, match="not finite"):
+        draw(ckpt=tmp_path / "nan.safetensors")

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections import namedtuple
+
+import numpy as np
+import pytest
+
+from dit_eval import shards
+from dit_eval.assets import sha256
+from dit_eval.errors import BatchError, UsageError
+from dit_eval.shards import ShardFolder
+
+SHAPE = (4, 4, 3)
+IMAGES = np.random.default_rng(0).integers(0, 256, (10, *SHAPE), dtype=np.uint8)
+LABELS = np.arange(10)
+
+
+def folder(tmp_path, **settings) -> ShardFolder:
+    return ShardFolder(tmp_path / "b.npz", {"seed": 0} | settings, num=10, size=4, shape=SHAPE)
+
+
+def write_all(place: ShardFolder, numbers=(0, 1, 2)) -> None:
+    for number in numbers:
+        place.write(number, IMAGES[4 * number : 4 * number + 4])
+
+
+def finished(tmp_path) -> ShardFolder:
+    place = folder(tmp_path)
+    place.open()
+    write_all(place)
+    assert place.merge(LABELS, {})
+    return place
+
+
+def test_merged_shards_are_the_batch(tmp_path):
+    place = finished(tmp_path)
+    with np.load(place.out) as arrays:
+        np.testing.assert_array_equal(arrays["arr_0"], IMAGES)
+        np.testing.assert_array_equal(arrays["arr_1"], LABELS)
+        assert arrays["arr_1"].dtype == np.int64
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.json", "b.npz"]
+
+
+def test_record_beside_the_batch_holds_its_plan_and_checksum(tmp_path):
+    place = finished(tmp_path)
+    record = json.loads(place.record.read_text("utf-8"))
+    assert record["plan"] == place.settings
+    assert record["sha256"] == sha256(place.out)
+
+
+def test_nothing_is_merged_while_a_shard_is_missing(tmp_path):
+    place = folder(tmp_path)
+    place.open()
+    write_all(place, (0, 2))
+    assert place.missing() == [1]
+    assert not place.merge(LABELS, {})
+    assert not place.out.exists()
+
+
+def test_order_in_which_shards_come_does_not_matter(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for parent, order in ((first, (0, 1, 2)), (second, (2, 0, 1))):
+        place = folder(parent)
+        place.open()
+        write_all(place, order)
+        place.merge(LABELS, {})
+    assert sha256(first / "b.npz") == sha256(second / "b.npz")
+
+
+def test_folder_of_other_settings_is_refused_by_what_differs(tmp_path):
+    folder(tmp_path, cfg=1.5).open()
+    with pytest.raises(UsageError, match=r"cfg \(1.5 there, 4.0 here\), seed \(0 there, 1 here\)"):
+        folder(tmp_path, cfg=4.0, seed=1).open()
+
+
+def test_finished_batch_of_other_settings_is_refused_and_kept(tmp_path):
+    place = finished(tmp_path)
+    with pytest.raises(UsageError, match="seed"):
+        folder(tmp_path, seed=1).open()
+    assert place.finished()
+
+
+def test_file_of_unknown_origin_is_refused_and_kept(tmp_path):
+    (tmp_path / "b.npz").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="nothing says how it was made"):
+        folder(tmp_path).open()
+    assert (tmp_path / "b.npz").read_bytes() == b"mine"
+
+
+def test_opening_a_finished_batch_removes_what_a_killed_process_left(tmp_path):
+    place = finished(tmp_path)
+    place.folder.mkdir()
+    (place.folder / "00000000.npz").touch()
+    place.open()
+    assert not place.folder.exists()
+    assert place.finished()
+
+
+def test_clearing_removes_batch_record_and_shards(tmp_path):
+    place = finished(tmp_path)
+    place.folder.mkdir()
+    place.clear()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_shard_is_named_and_never_merged(tmp_path):
+    place = folder(tmp_path)
+    place.open()
+    write_all(place)
+    shard = place.folder / "00000004.npz"
+    content = bytearray(shard.read_bytes())
+    content[150] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(BatchError, match=r"00000004\.npz"):
+        place.merge(LABELS, {})
+    assert not place.out.exists()
+
+
+def test_shard_that_others_have_merged_meanwhile_is_not_an_error(tmp_path):
+    place = finished(tmp_path)
+    place.write(0, IMAGES[:4])
+    assert place.merge(LABELS, {})
+
+
+def test_one_of_many_merges(tmp_path):
+    place = folder(tmp_path)
+    place.open()
+    write_all(place)
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(place.merge(LABELS, {}))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 4
+    np.testing.assert_array_equal(np.load(place.out)["arr_0"], IMAGES)
+    assert not place.folder.exists()
+
+
+def test_disk_too_small_for_shards_and_batch_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 2 * IMAGES.nbytes - 1))
+    with pytest.raises(BatchError, match="Make room"):
+        folder(tmp_path).open()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 2 * IMAGES.nbytes))
+    folder(tmp_path).open()
+
+
+def test_failed_write_says_how_to_go_on_and_leaves_no_shard(tmp_path, monkeypatch):
+    place = folder(tmp_path)
+    place.open()
+
+    def full(*_):
+        raise BatchError("b.npz cannot be written: No space left on device.")
+
+    monkeypatch.setattr(shards, "write_npz", full)
+    with pytest.raises(BatchError, match="run the same command again"):
+        place.write(0, IMAGES[:4])
+    assert place.missing() == [0, 1, 2]
+
+
+def test_folder_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BatchError, match="cannot be written"):
+        folder(tmp_path / "file").open()

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+
+from dit_eval import assets
+from dit_eval.assets import Asset
+from dit_eval.dit import DiTConfig
+from dit_eval.errors import UsageError
+from dit_eval.source import find_model
+
+SHAPE = {"depth": 2, "width": 64, "heads": 2, "patch": 2}
+REGISTERED = {
+    asset.name: asset
+    for asset in (
+        Asset(name="sd-vae", kind="models", about={"role": "vae"}),
+        Asset(name="xl-256", kind="models", about={"role": "dit", "model": "XL/2", "image_size": 256}),
+        Asset(name="xl-512", kind="models", about={"role": "dit", "model": "XL/2", "image_size": 512}),
+        Asset(name="own", kind="models", about={"role": "dit", "image_size": 8, "config": SHAPE, "cfg": 1.5}),
+    )
+}
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch, tmp_path):
+    monkeypatch.setattr(assets, "manifest", lambda _: REGISTERED)
+    monkeypatch.setattr(assets, "fetch", lambda asset: tmp_path / asset.name)
+
+
+@pytest.mark.parametrize("model", ["XL/2", "DiT-XL/2", "dit-xl/2"])
+@pytest.mark.parametrize(("size", "name"), [(None, "xl-256"), (256, "xl-256"), (512, "xl-512")])
+def test_architecture_and_size_name_the_public_weights(model, size, name):
+    source = find_model(model, None, size)
+    assert (source.name, source.config) == (name, "XL/2")
+
+
+def test_registered_model_brings_its_shape_and_defaults(tmp_path):
+    source = find_model("own", None, None)
+    assert source.config == DiTConfig(**SHAPE)
+    assert source.weights == tmp_path / "own"
+    assert source.defaults["cfg"] == 1.5
+
+
+def test_checkpoint_may_be_a_registered_name():
+    assert find_model("XL/2", "xl-512", None).name == "xl-512"
+
+
+def test_checkpoint_may_be_a_file(tmp_path):
+    (tmp_path / "mine.pt").touch()
+    source = find_model("XL/2", tmp_path / "mine.pt", None)
+    assert (source.name, source.weights) == ("DiT-XL/2", tmp_path / "mine.pt")
+
+
+def test_architecture_without_public_weights_asks_for_a_checkpoint():
+    with pytest.raises(UsageError, match=r"no weights of DiT-S/8 .*xl-256, xl-512, own.*--ckpt"):
+        find_model("S/8", None, None)
+
+
+def test_unknown_model_names_the_nearest():
+    with pytest.raises(UsageError, match="XL/2"):
+        find_model("XL/3", None, None)
