@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dit_eval import assets
 from dit_eval.dit import DiTConfig, model_name
 from dit_eval.errors import UsageError
+
+_SAMPLERS = {"DiT": "ddpm", "SiT": "sde"}  # of the papers' tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,10 @@ class Source:
     name: str
     weights: Path
     config: str | DiTConfig
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # cfg, steps, vae, where the entry has them
+    family: str | None  # DiT or SiT, where that is known
+    defaults: Mapping[
+        str, Any
+    ]  # sampler and, where its entry has them, cfg, steps, vae and the sampler's options
 
 
 def find_model(model: str | DiTConfig, ckpt: str | Path | None, image_size: int | None) -> Source:
@@ -28,10 +33,15 @@ def find_model(model: str | DiTConfig, ckpt: str | Path | None, image_size: int 
     Raises UsageError if there are none, AssetError if they cannot be had.
     """
     if ckpt is not None and (Path(ckpt).exists() or str(ckpt) not in assets.manifest("models")):
-        return Source(name=_name(model), weights=Path(ckpt), config=model)
+        family = _family(model) if isinstance(model, str) else None
+        defaults = {"sampler": _SAMPLERS[family or "DiT"]}
+        return Source(name=_name(model), weights=Path(ckpt), config=model, family=family, defaults=defaults)
     entry = assets.lookup("models", str(ckpt)) if ckpt is not None else _registered(model, image_size)
     config = DiTConfig(**entry.about["config"]) if "config" in entry.about else entry.about["model"]
-    return Source(name=entry.name, weights=assets.fetch(entry), config=config, defaults=entry.about)
+    family = entry.about.get("family", "DiT")
+    defaults = {"sampler": _SAMPLERS[family], **entry.about}
+    weights = assets.fetch(entry)
+    return Source(name=entry.name, weights=weights, config=config, family=family, defaults=defaults)
 
 
 def _registered(model: str | DiTConfig, image_size: int | None) -> assets.Asset:
@@ -39,8 +49,10 @@ def _registered(model: str | DiTConfig, image_size: int | None) -> assets.Asset:
     if any(entry.name == model for entry in models):
         return assets.lookup("models", str(model))
     for entry in models:
-        named = isinstance(model, str) and entry.about.get("model") == model_name(model)
-        if named and image_size in (None, entry.about["image_size"]):
+        if not isinstance(model, str) or image_size not in (None, entry.about["image_size"]):
+            continue
+        meant = (_family(model), model_name(model))
+        if meant == (entry.about.get("family", "DiT"), entry.about.get("model")):
             return entry
     known = ", ".join(entry.name for entry in models)
     size = f" at {image_size} pixels" if image_size else ""
@@ -50,4 +62,9 @@ def _registered(model: str | DiTConfig, image_size: int | None) -> assets.Asset:
 
 
 def _name(model: str | DiTConfig) -> str:
-    return f"DiT-{model_name(model)}" if isinstance(model, str) else str(model)
+    return f"{_family(model)}-{model_name(model)}" if isinstance(model, str) else str(model)
+
+
+def _family(model: str) -> str:
+    """DiT or SiT: the same networks, trained to go from noise to images in two ways."""
+    return "SiT" if model.strip().upper().startswith("SIT-") else "DiT"
