@@ -87,7 +87,7 @@ def generate(
     _require_valid(target, precision, cfg_channels)
     share, chosen = Lane.of(rank, shard), rank.device(device)
     source = find_model(model, ckpt, image_size)
-    sampler = sampler or source.defaults["sampler"]
+    sampler = sampler or source.sampler
     require_fitting(sampler, source.name, source.family)
     told = choose_options(sampler, options, source.defaults)
     if chosen.type == "cpu":

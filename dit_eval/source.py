@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +12,40 @@ from dit_eval import assets
 from dit_eval.dit import DiTConfig, model_name
 from dit_eval.errors import UsageError
 
-_SAMPLERS = {"DiT": "ddpm", "SiT": "sde"}  # of the papers' tables
-
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A model to draw from: its weights on this disk."""
+    """A model to draw from."""
 
     name: str
-    weights: Path
     config: str | DiTConfig
     family: str | None  # DiT or SiT, where that is known
-    defaults: Mapping[
-        str, Any
-    ]  # sampler and, where its entry has them, cfg, steps, vae and the sampler's options
+    place: Path | assets.Asset
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # cfg, steps, vae …, where the entry has them
+
+    @property
+    def sampler(self) -> str:
+        """The one to use if nobody asks for another."""
+        return self.defaults.get("sampler", "sde" if self.family == "SiT" else "ddpm")
+
+    @cached_property
+    def weights(self) -> Path:
+        """Its weights on this disk. Raises AssetError if they cannot be had."""
+        return self.place if isinstance(self.place, Path) else assets.fetch(self.place)
 
 
 def find_model(model: str | DiTConfig, ckpt: str | Path | None, image_size: int | None) -> Source:
-    """The weights of `model`: a file or registered name in `ckpt`, else those registered for that size.
+    """The model in the file or of the name `ckpt`, else the one registered for `model` and that size.
 
-    Raises UsageError if there are none, AssetError if they cannot be had.
+    Raises UsageError if there is none.
     """
     if ckpt is not None and (Path(ckpt).exists() or str(ckpt) not in assets.manifest("models")):
         family = _family(model) if isinstance(model, str) else None
-        defaults = {"sampler": _SAMPLERS[family or "DiT"]}
-        return Source(name=_name(model), weights=Path(ckpt), config=model, family=family, defaults=defaults)
+        return Source(name=_name(model), config=model, family=family, place=Path(ckpt))
     entry = assets.lookup("models", str(ckpt)) if ckpt is not None else _registered(model, image_size)
     config = DiTConfig(**entry.about["config"]) if "config" in entry.about else entry.about["model"]
     family = entry.about.get("family", "DiT")
-    defaults = {"sampler": _SAMPLERS[family], **entry.about}
-    weights = assets.fetch(entry)
-    return Source(name=entry.name, weights=weights, config=config, family=family, defaults=defaults)
+    return Source(name=entry.name, config=config, family=family, place=entry, defaults=entry.about)
 
 
 def _registered(model: str | DiTConfig, image_size: int | None) -> assets.Asset:

@@ -51,16 +51,14 @@ class Chains:
         that none depends on those beside it.
         """
         if self._plan.options.get("solver") not in ADAPTIVE:
-            return self._draw_together(indices, tell)
-        count = len(indices)
-        return torch.cat(
-            [
-                self._draw_together(indices[i : i + 1], lambda share, i=i: tell((i + share) / count))
-                for i in range(count)
-            ]
-        )
+            return self._draw_together(indices, lambda calls: tell(calls / self._calls))
+        samples = []
+        for index in indices:
+            samples.append(self._draw_together(index[None], lambda calls: None))
+            tell(len(samples) / len(indices))
+        return torch.cat(samples)
 
-    def _draw_together(self, indices: NDArray[np.int64], tell: Callable[[float], None]) -> Tensor:
+    def _draw_together(self, indices: NDArray[np.int64], tell: Callable[[int], None]) -> Tensor:
         dit, plan = self._dit, self._plan
         device = self.network.device
         denoiser = guided(
@@ -73,14 +71,10 @@ class Chains:
         )
         noise = ImageNoise(plan.seed, torch.from_numpy(indices).to(device))
         start = noise.latents((len(indices), dit.in_channels, dit.input_size, dit.input_size))
-
-        def told(calls: int) -> None:
-            tell(min(calls / self._calls, 1.0))
-
-        return self._sampler.run(_counted(denoiser, told), start, self._schedule, noise, **self._options)
+        return self._sampler.run(_counted(denoiser, tell), start, self._schedule, noise, **self._options)
 
     def _count_calls(self) -> int:
-        """How often a chain calls the denoiser, by a dry run; of an adaptive solver, how often at least."""
+        """How often a chain calls the denoiser, found by a dry run."""
         made = 0
 
         def count(calls: int) -> None:
