@@ -31,6 +31,18 @@ def assert_near(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> N
     assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
 
 
+@torch.no_grad()
+def test_forward_at_a_fractional_time_is_the_originals():
+    ours = golden_model("small")(sit("x"), sit("t"), sit("y"))[:, :4]  # what it says of variance is not used
+    assert_near(ours, sit("forward"), 1e-5)
+
+
+@torch.no_grad()
+def test_guided_forward_is_the_originals():
+    denoiser = guided(golden_model("small"), torch.tensor([3, 4]), null_class=10, scale=1.5)
+    assert_near(denoiser(sit("x")[:2], 0.4)[:, :4], sit("forward_cfg_1.5")[:2], 1e-5)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_path_is_the_originals(path):
     points = [PATHS[path](float(t)) for t in sit("path_t")]
