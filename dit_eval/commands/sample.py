@@ -41,7 +41,7 @@ class _Shard(click.ParamType):
 @click.option(
     "--sampler",
     type=click.Choice(["ddpm", "ddim", "ode", "sde"]),
-    help="[default: ddpm, of a SiT sde]",
+    help="ddpm and ddim are for a DiT, ode and sde for a SiT.  [default: ddpm, of a SiT sde]",
 )
 @click.option("--steps", metavar="N|ddimN", help="Steps of the chain; ddimN spaces them as DDIM does.")
 @click.option("--eta", type=click.FloatRange(0, 1), help="Noise of ddim.  [default: 0]")
@@ -61,12 +61,14 @@ class _Shard(click.ParamType):
     help="Of sde, without noise.  [default: mean]",
 )
 @click.option(
-    "--last-step-size", type=click.FloatRange(0, 1, True, True), help="Its part of the time.  [default: 0.04]"
+    "--last-step-size",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Where it starts, counted back from 1.  [default: 0.04]",
 )
 @click.option(
     "--path",
     type=click.Choice(["linear", "gvp", "vp"]),
-    help="Of the training of a SiT.  [default: linear]",
+    help="From noise to data, as a SiT was trained.  [default: linear]",
 )
 @click.option(
     "--prediction",
