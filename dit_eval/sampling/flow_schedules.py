@@ -93,7 +93,7 @@ def ode_schedule(steps: int | str | None, *, path: str, prediction: str, solver:
 
     Raises UsageError for unknown names and impossible numbers of steps.
     """
-    _require_known(path, prediction, solver=(solver, ODE_SOLVERS))
+    _require_known(path=(path, PATHS), prediction=(prediction, PREDICTIONS), solver=(solver, ODE_SOLVERS))
     if solver not in ADAPTIVE:
         count = _count(steps, least=1)
     elif steps is None:
@@ -119,8 +119,8 @@ def sde_schedule(
     Raises UsageError for unknown names and impossible numbers.
     """
     _require_known(
-        path,
-        prediction,
+        path=(path, PATHS),
+        prediction=(prediction, PREDICTIONS),
         solver=(solver, SDE_SOLVERS),
         diffusion=(diffusion, DIFFUSION),
         last_step=(last_step, LAST_STEPS),
@@ -134,8 +134,7 @@ def sde_schedule(
     elif solver == "heun" and end == 1:
         raise UsageError("heun looks at the end of every step, and at t = 1 is no score; choose a last step.")
     if diffusion in ("sbdm", "kl") and PATHS[path](0.0).alpha == 0:
-        # g ≈ 1/t there. From where the first step would end on, g Δt is 1 at most: a step may make the score
-        # forget the state, but not throw it to the other side.
+        # g ≈ 1/t near 0. Leaving out the first step keeps g Δt ≤ 1, so that no step of the score overshoots.
         start = max(start, end / (count + 1))
     return FlowSchedule(
         path=path,
@@ -163,11 +162,7 @@ def _count(steps: int | str | None, *, least: int) -> int:
     raise UsageError(f"{steps!r} is no number of steps for a flow (expected {least} or more, e.g. 250).")
 
 
-def _require_known(path: str, prediction: str, **others: tuple[str, Collection[str]]) -> None:
-    for option, (value, known) in {
-        "path": (path, PATHS),
-        "prediction": (prediction, PREDICTIONS),
-        **others,
-    }.items():
+def _require_known(**options: tuple[str, Collection[str]]) -> None:
+    for option, (value, known) in options.items():
         if value not in known:
             raise UsageError(f"{option.replace('_', ' ')} {value!r} is not one of {', '.join(known)}.")
