@@ -52,7 +52,7 @@ def ours(chains: Chains, vae: AutoencoderKL, images: int) -> Draw:
     decoder = vae_decoder(vae, scale=0.18215, name="small")
 
     def draw() -> np.ndarray:
-        samples = chains.draw(np.arange(images), watch=lambda denoiser: denoiser)
+        samples = chains.draw(np.arange(images), tell=lambda share: None)
         return decoder.decode(samples).cpu().numpy()
 
     return draw
@@ -96,8 +96,8 @@ def plan_of(images: int, steps: int, precision: str, compiled: bool, device: str
     """What `dit-eval sample` would make of these options."""
     return Plan(
         model="", weights="", decoder="", image_size=256, num=images, seed=0, labels="uniform",
-        sampler="ddim", steps=f"ddim{steps}", eta=0.0, cfg=SCALE, cfg_channels="all", cfg_interval=None,
-        batch_size=images, precision=precision, compile=compiled, device=device,
+        sampler="ddim", options={"eta": 0.0}, steps=f"ddim{steps}", cfg=SCALE, cfg_channels="all",
+        cfg_interval=None, batch_size=images, precision=precision, compile=compiled, device=device,
     )  # fmt: skip
 
 

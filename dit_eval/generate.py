@@ -25,12 +25,11 @@ from dit_eval.distributed import Lane, Rank, joined, told_by_first
 from dit_eval.dit import DiTConfig
 from dit_eval.dit.checkpoints import load_dit
 from dit_eval.errors import CheckpointError, UsageError
-from dit_eval.sampling import SAMPLERS
 from dit_eval.sampling.chains import Chains
 from dit_eval.sampling.decode import PIXELS, Decoder, load_decoder
-from dit_eval.sampling.guidance import Denoiser
 from dit_eval.sampling.network import PRECISIONS, matmul_precision
 from dit_eval.sampling.plan import Plan
+from dit_eval.sampling.samplers import choose_options, choose_steps, require_fitting
 from dit_eval.shards import ShardFolder
 from dit_eval.source import find_model
 
@@ -53,9 +52,8 @@ def generate(
     num: int = 50_000,
     out: str | Path = "batch.npz",
     image_size: int | None = None,
-    sampler: str = "ddpm",
+    sampler: str | None = None,
     steps: int | str | None = None,
-    eta: float = 0.0,
     seed: int = 0,
     labels: str | int = "uniform",
     cfg_channels: str = "3",
@@ -69,24 +67,29 @@ def generate(
     fresh: bool = False,
     shard: tuple[int, int] | None = None,
     progress: Callable[[Progress], None] | None = None,
+    **options: Any,
 ) -> Path:
-    """Draw a batch of images with a class-conditional DiT and write it for evaluators to read.
+    """Draw a batch of images with a class-conditional DiT or SiT and write it for evaluators to read.
 
     `out` holds the images as arr_0, (num, H, W, 3) uint8, and their classes as arr_1, (num,) int64; the json
     beside it says how they were made. Image i depends on (seed, i), the model and the settings only.
     Interrupted, the same call goes on; under torchrun every rank makes the same call.
 
-    cfg, steps, vae, image_size: None takes what the model's manifest entry says, else 1.0, 250, "ema" and
-    the checkpoint's own. eta: DDIM's. labels: see `choose_labels`. cfg_channels: "3", as DiT, or "all".
-    cfg_interval: noise levels σ (of Karras et al. 2022) between which there is guidance. ckpt: a registered
-    name or a file. vae: "ema", "mse" or a folder. shard: (K, N) draws every N-th batch, from the K-th on.
-    fresh: forget what is there. Returns `out`, which is not there yet while others are still at work.
+    cfg, steps, vae, image_size, sampler: None takes what the model's manifest entry says, else 1.0, 250,
+    "ema", the checkpoint's own and the sampler of the model's paper. labels: see `choose_labels`.
+    cfg_channels: "3", as DiT, or "all". cfg_interval: noise levels σ (of Karras et al. 2022) between which
+    there is guidance. ckpt: a registered name or a file. vae: "ema", "mse" or a folder. shard: (K, N) draws
+    every N-th batch, from the K-th on. fresh: forget what is there. options: those of the sampler, see
+    `SAMPLERS`. Returns `out`, which is not there yet while others are still at work.
     Raises the subclasses of DitEvalError.
     """
     target, rank = Path(out), Rank.from_environment()
-    _require_valid(target, sampler, eta, precision, cfg_channels)
+    _require_valid(target, precision, cfg_channels)
     share, chosen = Lane.of(rank, shard), rank.device(device)
     source = find_model(model, ckpt, image_size)
+    sampler = sampler or source.sampler
+    require_fitting(sampler, source.name, source.family)
+    told = choose_options(sampler, options, source.defaults)
     if chosen.type == "cpu":
         keep_freed_memory()
     with matmul_precision(precision, chosen), torch.inference_mode():
@@ -105,8 +108,8 @@ def generate(
             seed=seed,
             labels=str(labels),
             sampler=sampler,
-            steps=str(source.defaults.get("steps", 250) if steps is None else steps),
-            eta=eta,
+            options=told,
+            steps=choose_steps(steps, told, source.defaults),
             cfg=source.defaults.get("cfg", 1.0) if cfg is None else cfg,
             cfg_channels=cfg_channels,
             cfg_interval=cfg_interval,
@@ -136,25 +139,19 @@ def _draw(
 ) -> None:
     """Draw the batches of our share that are not there yet."""
     todo = [batch for batch in folder.missing() if share.takes(batch)]
-    wanted, drawn = sum(map(plan.count, todo)), 0.0
+    wanted, drawn = sum(map(plan.count, todo)), 0
     flops_per_pass = chains.count_flops() if tell else 0
 
-    def watch(denoiser: Denoiser, images: int) -> Denoiser:
-        def watched(x: Tensor, t: float) -> Tensor:
-            nonlocal drawn
-            output = denoiser(x, t)
-            drawn += images / chains.steps
-            if tell:
-                tell(Progress(drawn, wanted, chains.network.passes * flops_per_pass))
-            return output
-
-        return watched
+    def tell_share(share: float) -> None:
+        if tell:
+            tell(Progress(drawn + share * count, wanted, chains.network.passes * flops_per_pass))
 
     with _Darkroom(decoder, chains.network.device) as darkroom:
         for batch in todo:
             count = plan.count(batch)
-            samples = chains.draw(plan.indices(batch), partial(watch, images=count))
+            samples = chains.draw(plan.indices(batch), tell_share)
             darkroom.develop(samples[:count], partial(folder.write, batch))
+            drawn += count
 
 
 class _Darkroom:
@@ -213,18 +210,15 @@ def _start_over(folder: ShardFolder, rank: Rank, shard: tuple[int, int] | None) 
         told_by_first(rank, True)  # nobody draws before it is done
 
 
-def _require_valid(out: Path, sampler: str, eta: float, precision: str, cfg_channels: str) -> None:
+def _require_valid(out: Path, precision: str, cfg_channels: str) -> None:
     if out.suffix != ".npz":
         raise UsageError(f"the batch is an npz, and {out} is not called so; choose a name that ends in .npz.")
     for name, value, known in (
-        ("sampler", sampler, SAMPLERS),
         ("precision", precision, PRECISIONS),
         ("cfg_channels", cfg_channels, ("3", "all")),
     ):
         if value not in known:
             raise UsageError(f"{name} {value!r} is not one of {', '.join(known)}.")
-    if eta and sampler != "ddim":
-        raise UsageError(f"eta is an option of ddim, and the sampler is {sampler}; leave it out.")
 
 
 def _environment(rank: Rank, device: torch.device) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,37 @@ from dit_eval.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A model to draw from: its weights on this disk."""
+    """A model to draw from."""
 
     name: str
-    weights: Path
     config: str | DiTConfig
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # cfg, steps, vae, where the entry has them
+    family: str | None  # DiT or SiT, where that is known
+    place: Path | assets.Asset
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # cfg, steps, vae …, where the entry has them
+
+    @property
+    def sampler(self) -> str:
+        """The one to use if nobody asks for another."""
+        return self.defaults.get("sampler", "sde" if self.family == "SiT" else "ddpm")
+
+    @cached_property
+    def weights(self) -> Path:
+        """Its weights on this disk. Raises AssetError if they cannot be had."""
+        return self.place if isinstance(self.place, Path) else assets.fetch(self.place)
 
 
 def find_model(model: str | DiTConfig, ckpt: str | Path | None, image_size: int | None) -> Source:
-    """The weights of `model`: a file or registered name in `ckpt`, else those registered for that size.
+    """The model in the file or of the name `ckpt`, else the one registered for `model` and that size.
 
-    Raises UsageError if there are none, AssetError if they cannot be had.
+    Raises UsageError if there is none.
     """
     if ckpt is not None and (Path(ckpt).exists() or str(ckpt) not in assets.manifest("models")):
-        return Source(name=_name(model), weights=Path(ckpt), config=model)
+        family = _family(model) if isinstance(model, str) else None
+        return Source(name=_name(model), config=model, family=family, place=Path(ckpt))
     entry = assets.lookup("models", str(ckpt)) if ckpt is not None else _registered(model, image_size)
     config = DiTConfig(**entry.about["config"]) if "config" in entry.about else entry.about["model"]
-    return Source(name=entry.name, weights=assets.fetch(entry), config=config, defaults=entry.about)
+    family = entry.about.get("family", "DiT")
+    return Source(name=entry.name, config=config, family=family, place=entry, defaults=entry.about)
 
 
 def _registered(model: str | DiTConfig, image_size: int | None) -> assets.Asset:
@@ -39,8 +53,10 @@ def _registered(model: str | DiTConfig, image_size: int | None) -> assets.Asset:
     if any(entry.name == model for entry in models):
         return assets.lookup("models", str(model))
     for entry in models:
-        named = isinstance(model, str) and entry.about.get("model") == model_name(model)
-        if named and image_size in (None, entry.about["image_size"]):
+        if not isinstance(model, str) or image_size not in (None, entry.about["image_size"]):
+            continue
+        meant = (_family(model), model_name(model))
+        if meant == (entry.about.get("family", "DiT"), entry.about.get("model")):
             return entry
     known = ", ".join(entry.name for entry in models)
     size = f" at {image_size} pixels" if image_size else ""
@@ -50,4 +66,9 @@ def _registered(model: str | DiTConfig, image_size: int | None) -> assets.Asset:
 
 
 def _name(model: str | DiTConfig) -> str:
-    return f"DiT-{model_name(model)}" if isinstance(model, str) else str(model)
+    return f"{_family(model)}-{model_name(model)}" if isinstance(model, str) else str(model)
+
+
+def _family(model: str) -> str:
+    """DiT or SiT: the same networks, trained to go from noise to images in two ways."""
+    return "SiT" if model.strip().upper().startswith("SIT-") else "DiT"

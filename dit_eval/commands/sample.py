@@ -38,9 +38,43 @@ class _Shard(click.ParamType):
 @click.option("--num", type=click.IntRange(min=1), default=50_000, show_default=True, help="Images.")
 @click.option("--out", type=click.Path(path_type=Path), default="batch.npz", show_default=True)
 @click.option("--image-size", type=click.IntRange(min=1), help="256 or 512 for the public models.")
-@click.option("--sampler", type=click.Choice(["ddpm", "ddim"]), default="ddpm", show_default=True)
+@click.option(
+    "--sampler",
+    type=click.Choice(["ddpm", "ddim", "ode", "sde"]),
+    help="ddpm and ddim are for a DiT, ode and sde for a SiT.  [default: ddpm, of a SiT sde]",
+)
 @click.option("--steps", metavar="N|ddimN", help="Steps of the chain; ddimN spaces them as DDIM does.")
-@click.option("--eta", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="DDIM's noise.")
+@click.option("--eta", type=click.FloatRange(0, 1), help="Noise of ddim.  [default: 0]")
+@click.option(
+    "--solver",
+    type=click.Choice(["euler", "midpoint", "heun", "heun3", "rk4", "dopri5"]),
+    help="Of ode (dopri5 chooses its steps) and sde (euler, heun).  [default: heun, of sde euler]",
+)
+@click.option(
+    "--diffusion",
+    type=click.Choice(["sigma", "constant", "sbdm", "linear", "decreasing", "increasing-decreasing", "kl"]),
+    help="Noise of sde over time.  [default: sigma]",
+)
+@click.option(
+    "--last-step",
+    type=click.Choice(["mean", "tweedie", "euler", "none"]),
+    help="Of sde, without noise.  [default: mean]",
+)
+@click.option(
+    "--last-step-size",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Where it starts, counted back from 1.  [default: 0.04]",
+)
+@click.option(
+    "--path",
+    type=click.Choice(["linear", "gvp", "vp"]),
+    help="From noise to data, as a SiT was trained.  [default: linear]",
+)
+@click.option(
+    "--prediction",
+    type=click.Choice(["velocity", "score", "noise"]),
+    help="What a SiT was trained to give.  [default: velocity]",
+)
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
 @click.option(
     "--labels", metavar="uniform|balanced|CLASS|FILE", default="uniform", show_default=True, help="Classes."

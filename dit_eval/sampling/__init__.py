@@ -6,7 +6,7 @@ not, at a time that all images share; noise(step, shape) is standard normal, so 
 
 from dit_eval.sampling.ddim import ddim
 from dit_eval.sampling.ddpm import ddpm
+from dit_eval.sampling.flow import ode, sde
+from dit_eval.sampling.samplers import SAMPLERS
 
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
-
-__all__ = ["SAMPLERS", "ddim", "ddpm"]
+__all__ = ["SAMPLERS", "ddim", "ddpm", "ode", "sde"]

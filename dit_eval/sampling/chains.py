@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,26 +10,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dit_eval.dit import DiT
-from dit_eval.sampling import SAMPLERS
+from dit_eval.sampling.flow_schedules import ADAPTIVE
 from dit_eval.sampling.guidance import Denoiser, guided
 from dit_eval.sampling.network import SampledNetwork
 from dit_eval.sampling.noise import ImageNoise
 from dit_eval.sampling.plan import Plan, choose_labels
-from dit_eval.sampling.schedules import diffusion_schedule
+from dit_eval.sampling.samplers import SAMPLERS
 
 
 class Chains:
     """Draws any images of a plan. Raises UsageError if the plan asks for what the model or schedule lacks.
 
-    labels: (num,) int64, the class of every image; network: counts its passes; steps: the length of a chain.
+    labels: (num,) int64, the class of every image; network: counts its passes.
     """
 
     def __init__(self, dit: DiT, plan: Plan) -> None:
         self._dit, self._plan = dit, plan
-        self._schedule = diffusion_schedule(plan.steps)
+        self._sampler = SAMPLERS[plan.sampler]
+        self._options = {name: plan.options[name] for name in self._sampler.run_options}
+        self._schedule = self._sampler.schedule(
+            plan.steps, **{name: plan.options[name] for name in self._sampler.schedule_options}
+        )
         self._interval = self._schedule.times_between(*plan.cfg_interval) if plan.cfg_interval else None
-        self._options: dict[str, Any] = {"eta": plan.eta} if plan.sampler == "ddim" else {}
-        self.steps = len(self._schedule)
+        self._calls = self._count_calls()
         self.labels = choose_labels(plan.labels, num=plan.num, num_classes=dit.num_classes, seed=plan.seed)
         self.network = SampledNetwork(dit, precision=plan.precision, compiled=plan.compile)
 
@@ -42,8 +44,21 @@ class Chains:
         size = VAE_STRIDE * dit.input_size
         return count_flops(dit.config, image_size=size, block=dit.block, num_classes=dit.num_classes).flops
 
-    def draw(self, indices: NDArray[np.int64], watch: Callable[[Denoiser], Denoiser]) -> Tensor:
-        """The samples (N, C, h, w) float32 of N images; `watch` may wrap the denoiser to see every step."""
+    def draw(self, indices: NDArray[np.int64], tell: Callable[[float], None]) -> Tensor:
+        """The samples (N, C, h, w) float32 of N images; `tell` hears on the way which share of them is drawn.
+
+        An adaptive solver looks at the error of all that it is given. It is given each image by itself, so
+        that none depends on those beside it.
+        """
+        if self._plan.options.get("solver") not in ADAPTIVE:
+            return self._draw_together(indices, lambda calls: tell(calls / self._calls))
+        samples = []
+        for index in indices:
+            samples.append(self._draw_together(index[None], lambda calls: None))
+            tell(len(samples) / len(indices))
+        return torch.cat(samples)
+
+    def _draw_together(self, indices: NDArray[np.int64], tell: Callable[[int], None]) -> Tensor:
         dit, plan = self._dit, self._plan
         device = self.network.device
         denoiser = guided(
@@ -56,4 +71,31 @@ class Chains:
         )
         noise = ImageNoise(plan.seed, torch.from_numpy(indices).to(device))
         start = noise.latents((len(indices), dit.in_channels, dit.input_size, dit.input_size))
-        return SAMPLERS[plan.sampler](watch(denoiser), start, self._schedule, noise, **self._options)
+        return self._sampler.run(_counted(denoiser, tell), start, self._schedule, noise, **self._options)
+
+    def _count_calls(self) -> int:
+        """How often a chain calls the denoiser, found by a dry run."""
+        made = 0
+
+        def count(calls: int) -> None:
+            nonlocal made
+            made = calls
+
+        dry = _counted(lambda x, t: torch.zeros_like(x), count)
+        nothing = torch.zeros(1, 1, 1, 1)
+        self._sampler.run(dry, nothing, self._schedule, lambda step, shape: nothing, **self._options)
+        return made
+
+
+def _counted(denoiser: Denoiser, tell: Callable[[int], None]) -> Denoiser:
+    """The same denoiser; after each call `tell` hears how many there were."""
+    calls = 0
+
+    def counted(x: Tensor, t: float) -> Tensor:
+        nonlocal calls
+        output = denoiser(x, t)
+        calls += 1
+        tell(calls)
+        return output
+
+    return counted

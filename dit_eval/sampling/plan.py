@@ -7,6 +7,7 @@ drawn at full size: the last repeats its last index, and the repetitions are thr
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ class Plan:
     seed: int
     labels: str
     sampler: str
-    steps: str
-    eta: float
+    options: Mapping[str, Any]  # what the sampler and its schedule are told
+    steps: str | None  # None where the solver chooses its own
     cfg: float
     cfg_channels: str
     cfg_interval: tuple[float, float] | None  # noise levels σ
@@ -56,8 +57,9 @@ class Plan:
         return np.minimum(np.arange(start, start + self.batch_size), self.num - 1)
 
     def settings(self) -> dict[str, Any]:
-        """The plan as it comes back from JSON."""
-        return json.loads(json.dumps(asdict(self)))
+        """The plan as it comes back from JSON, the sampler's options among the others."""
+        settings = asdict(self)
+        return json.loads(json.dumps(settings.pop("options") | settings))
 
 
 def choose_labels(spec: str, *, num: int, num_classes: int, seed: int) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -73,6 +74,13 @@ def test_batch_is_named_on_standard_output_and_drawn_as_a_grid(sample, tmp_path)
         assert grid.size == (5 * 64, 5 * (64 + 14))
 
 
+def test_name_of_a_sit_is_sampled_by_an_sde(sample, tmp_path):
+    code, _, errors = finish(sample("--model", "SiT-S/8", "--cfg", 1.5, "--diffusion", "kl"))
+    assert code == 0, errors
+    plan = json.loads((tmp_path / "b.json").read_text("utf-8"))["plan"]
+    assert (plan["model"], plan["sampler"], plan["diffusion"]) == ("SiT-S/8", "sde", "kl")
+
+
 def test_npz_is_what_evaluators_read(sample, tmp_path):
     assert finish(sample())[0] == 0
     with zipfile.ZipFile(tmp_path / "b.npz") as archive:
@@ -117,6 +125,10 @@ def test_part_of_a_job_array_says_that_others_are_awaited(sample, tmp_path):
         (["--model", "S/4"], "does not fit the model"),
         (["--ckpt", "nowhere.pt"], "nowhere.pt"),
         (["--steps", "ddim300"], "ddim250"),
+        (["--sampler", "ode"], "DiT-S/8 is a DiT, sampled by ddpm or ddim"),
+        (["--model", "SiT-S/8", "--sampler", "ddim"], "SiT-S/8 is a SiT, sampled by ode or sde"),
+        (["--model", "SiT-S/8", "--sampler", "ode", "--solver", "dopri5"], "dopri5 chooses its steps"),
+        (["--diffusion", "kl"], "diffusion is an option of sde"),
         (["--labels", "1000"], "class 1000 does not exist"),
         (["--shard", "2"], "not of the form K/N"),
         (["--cfg", "-1"], "--cfg"),

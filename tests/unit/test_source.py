@@ -15,6 +15,11 @@ REGISTERED = {
         Asset(name="sd-vae", kind="models", about={"role": "vae"}),
         Asset(name="xl-256", kind="models", about={"role": "dit", "model": "XL/2", "image_size": 256}),
         Asset(name="xl-512", kind="models", about={"role": "dit", "model": "XL/2", "image_size": 512}),
+        Asset(
+            name="sit-256",
+            kind="models",
+            about={"role": "dit", "family": "SiT", "model": "XL/2", "image_size": 256, "path": "linear"},
+        ),
         Asset(name="own", kind="models", about={"role": "dit", "image_size": 8, "config": SHAPE, "cfg": 1.5}),
     )
 }
@@ -31,6 +36,24 @@ def registered(monkeypatch, tmp_path):
 def test_architecture_and_size_name_the_public_weights(model, size, name):
     source = find_model(model, None, size)
     assert (source.name, source.config) == (name, "XL/2")
+
+
+@pytest.mark.parametrize("model", ["SiT-XL/2", "sit-xl/2", "sit-256"])
+def test_name_of_a_sit_is_never_a_dit(model):
+    source = find_model(model, None, None)
+    assert (source.name, source.family, source.sampler) == ("sit-256", "SiT", "sde")
+    with pytest.raises(UsageError, match="no weights of SiT-XL/2 at 512"):
+        find_model("SiT-XL/2", None, 512)
+
+
+@pytest.mark.parametrize(
+    ("model", "family", "sampler"),
+    [("XL/2", "DiT", "ddpm"), ("SiT-XL/2", "SiT", "sde"), (DiTConfig(**SHAPE), None, "ddpm")],
+)
+def test_name_says_what_a_checkpoint_is_and_how_it_is_sampled(tmp_path, model, family, sampler):
+    (tmp_path / "mine.pt").touch()
+    source = find_model(model, tmp_path / "mine.pt", None)
+    assert (source.family, source.sampler) == (family, sampler)
 
 
 def test_registered_model_brings_its_shape_and_defaults(tmp_path):
@@ -51,7 +74,7 @@ def test_checkpoint_may_be_a_file(tmp_path):
 
 
 def test_architecture_without_public_weights_asks_for_a_checkpoint():
-    with pytest.raises(UsageError, match=r"no weights of DiT-S/8 .*xl-256, xl-512, own.*--ckpt"):
+    with pytest.raises(UsageError, match=r"no weights of DiT-S/8 .*xl-256, xl-512, sit-256, own.*--ckpt"):
         find_model("S/8", None, None)
 
 
