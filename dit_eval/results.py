@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -73,6 +75,29 @@ class Result:
         except (ValueError, TypeError, KeyError, AttributeError):
             raise ResultError("not a result of dit-eval; expected the JSON that `--json` writes.") from None
         raise ResultError(f"a result of schema {schema}; this version reads schema {SCHEMA}.")
+
+    @property
+    def name(self) -> str:
+        """What the samples are called in a table: model and guidance, or the file where these are unknown."""
+        plan = self.samples.get("plan")
+        return f"{plan['model']} (cfg={plan['cfg']:.2f})" if plan else Path(self.samples["path"]).name
+
+    def _repr_html_(self) -> str:
+        """The metrics as a table, for notebooks."""
+        rows = [
+            f"<tr><td>{metric.title}</td><td>{self.metrics[name]:.{metric.digits}f}</td>"
+            f"<td>{escape(self.against[name])}</td></tr>"
+            for name, metric in METRICS.items()
+            if name in self.metrics
+        ]
+        rows += [
+            f"<tr><td>{METRICS[name].title}</td><td>absent</td><td>{escape(reason)}</td></tr>"
+            for name, reason in self.absent.items()
+        ]
+        about = f"{self.name}: {self.samples['n']:,} images, protocol {self.protocol['name']}"
+        head = "<tr><th>metric</th><th>value</th><th>measured against</th></tr>"
+        fingerprint = self.protocol["fingerprint"]
+        return f"<table><caption>{escape(about)} {fingerprint}</caption>{head}{''.join(rows)}</table>"
 
     def table(self, width: int = 80, colour: bool = False) -> str:
         """The result for a terminal of `width` columns."""
