@@ -60,4 +60,6 @@ def architecture(model: str) -> str | None:
 
 
 def _read(number: type[float] | type[Decimal]) -> dict[str, Any]:
-    return tomllib.loads((folder("reference_stats") / "published.toml").read_text("utf-8"), parse_float=number)
+    return tomllib.loads(
+        (folder("reference_stats") / "published.toml").read_text("utf-8"), parse_float=number
+    )

@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import shutil
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -82,7 +82,7 @@ class ShardFolder:
     def write(self, number: int, images: NDArray[np.uint8]) -> None:
         """Keep one shard, (n, H, W, 3)."""
         assert images.shape == (self._count(number), *self.shape)
-        own = self.folder / f"{socket.gethostname()}-{os.getpid()}.npz"
+        own = self.folder / f"{platform.node()}-{os.getpid()}.npz"
         try:
             write_npz(own, {"arr_0": images})
             own.replace(self._path(number))
@@ -192,7 +192,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file that appears under its name when it is whole and on the disk."""
-    own = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    own = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         with own.open("w", encoding="utf-8") as stream:
             stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -17,7 +17,7 @@ from rich.table import Table
 from dit_eval.assets import cached_path, lookup
 from dit_eval.errors import ResultError
 from dit_eval.published import Published, architecture, published_results
-from dit_eval.results import Result
+from dit_eval.results import Result, short_count
 
 TITLE = "Class-conditional ImageNet 256×256, Peebles & Xie 2023, table 2"
 PROTOCOL, REFERENCE, IMAGE_SIZE, NUM = "adm", "imagenet-256", 256, 50_000  # what the paper's rows measure
@@ -74,7 +74,7 @@ class Table2:
     @property
     def title(self) -> str:
         """What the rows have measured: as the paper where one of ours has, too."""
-        return TITLE if self.ours or not self.apart else f"Measured by protocol {self.protocol}"
+        return TITLE if self.ours or not self.apart else f"Measured by protocol {self.protocol.split()[0]}"
 
     def reasons(self) -> list[str]:
         """A sentence for the rows that stand apart, one for each set of reasons."""
@@ -96,7 +96,7 @@ class Table2:
             table.add_column(heading, justify="right", no_wrap=True)
         for rows in (self.paper if with_paper else (), self.ours, self.apart):
             for row in rows:
-                table.add_row(row.name, f"{row.n:,}", *row.cells().values())
+                table.add_row(row.name, short_count(row.n), *row.cells().values())
                 if differences := row.differences():
                     cells = (differences.get(name, "") for name in COLUMNS)
                     table.add_row("  less the paper's", "", *cells, style="dim")
@@ -149,9 +149,7 @@ def paper_row(result: Result) -> Published | None:
 def _row(result: Result) -> Row:
     reasons = tuple(_differs(result))
     paper = None if reasons else paper_row(result)
-    return Row(
-        name=result.name, n=result.samples["n"], metrics=result.metrics, paper=paper, reasons=reasons
-    )
+    return Row(name=result.name, n=result.samples["n"], metrics=result.metrics, paper=paper, reasons=reasons)
 
 
 def _differs(result: Result) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from dit_eval.errors import ResultError
 from dit_eval.published import Published, published_gflops, published_results
@@ -25,9 +25,16 @@ from dit_eval.table2 import IMAGE_SIZE, table2
 
 INK = "#161b22"  # text and axes; becomes the page's own text colour in an SVG
 PAPER = "#8b949e"
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito: safe for every eye
+PALETTE = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+)  # Okabe & Ito: safe for every eye
 SIZE = (4.4, 3.3)  # inches: about 1:1 on a phone
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.grid": True,
     "axes.labelcolor": INK,
@@ -105,7 +112,7 @@ def save_figures(folder: Path, results: Sequence[Result]) -> list[Path]:
 
 
 def svg(figure: Figure) -> str:
-    """A figure as an SVG element for a page: text as text, in the page's own colour, and no ids that clash."""
+    """A figure as an SVG element for a page: text as text, in the page's colour, and no ids that clash."""
     stream = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
@@ -133,13 +140,16 @@ def _against_guidance(axes: Axes, points: Sequence[Point], metric: str, label: s
 
 def _precision_against_recall(axes: Axes, points: Sequence[Point]) -> None:
     for series, style in _series(points):
-        some = sorted((p.cfg, p.metrics["recall"], p.metrics["precision"]) for p in series if "recall" in p.metrics)
+        some = sorted(
+            (p.cfg, p.metrics["recall"], p.metrics["precision"]) for p in series if "recall" in p.metrics
+        )
         if not some:
             continue
         axes.plot([recall for _, recall, _ in some], [precision for *_, precision in some], **style)
         for cfg, recall, precision in some:
-            axes.annotate(f"{cfg:g}", (recall, precision), xytext=(4, 4), textcoords="offset points", fontsize=7)
+            _note(axes, cfg, (recall, precision), series[0].published)
     axes.set(xlabel="Recall ↑", ylabel="Precision ↑")
+    axes.locator_params(nbins=6)
 
 
 def _fid_against_cost(axes: Axes, points: Sequence[Point]) -> None:
@@ -147,13 +157,27 @@ def _fid_against_cost(axes: Axes, points: Sequence[Point]) -> None:
         some = sorted((p.gflops, p.metrics["fid"], p.cfg) for p in series if p.gflops and "fid" in p.metrics)
         if not some:
             continue
-        axes.plot([cost for cost, *_ in some], [fid for _, fid, _ in some], **style | {"linestyle": "none"})
+        axes.plot([cost for cost, *_ in some], [fid for _, fid, _ in some], **{**style, "linestyle": "none"})
         for cost, fid, cfg in some:
-            axes.annotate(f"{cfg:g}", (cost, fid), xytext=(5, -2), textcoords="offset points", fontsize=7)
+            _note(axes, cfg, (cost, fid), series[0].published)
     axes.set(xscale="log", yscale="log", xlabel="Gflops (multiply-adds) of a forward pass", ylabel="FID ↓")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(ScalarFormatter())
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=7))
+        axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
+
+
+def _note(axes: Axes, cfg: float, point: tuple[float, float], published: bool) -> None:
+    """The guidance scale at a point: ours to the right, the papers' to the left."""
+    axes.annotate(
+        f"{cfg:g}",
+        point,
+        xytext=(-5, -3) if published else (5, 1),
+        textcoords="offset points",
+        fontsize=7,
+        color=PAPER if published else INK,
+        horizontalalignment="right" if published else "left",
+    )
 
 
 def _series(points: Sequence[Point]) -> Iterator[tuple[list[Point], dict[str, Any]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,14 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dit_eval.errors import ResultError
 from dit_eval.report.figures import figures, svg
 from dit_eval.report.pictures import Sheet, draw_sheet
-from dit_eval.results import METRICS, Result
+from dit_eval.results import METRICS, Result, short_count, write_text
 from dit_eval.table2 import COLUMNS, table2
 
 CAPTIONS = {
     "fid-guidance": "FID against guidance: lower is nearer to the reference.",
     "is-guidance": "Inception score against guidance.",
     "precision-recall": "Precision against recall; numbers at the points are guidance scales.",
-    "fid-gflops": "FID against the cost of a forward pass, with the points of the papers (ImageNet, FID-50K).",
+    "fid-gflops": "FID against the cost of a forward pass, with the points of papers (ImageNet, FID-50K).",
 }
 
 
@@ -40,6 +39,7 @@ def write_report(path: Path, results: Sequence[Result], *, title: str = "dit-eva
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["count"] = short_count
     page = environment.get_template("page.html").render(
         title=title,
         table=table,
@@ -50,14 +50,7 @@ def write_report(path: Path, results: Sequence[Result], *, title: str = "dit-eva
         results=[(result.name, dict(_numbers(result)), dict(_circumstances(result))) for result in results],
         warnings=list(dict.fromkeys(warning for result in results for warning in result.warnings)),
     )
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(page, "utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror or error}.") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, page)
 
 
 def _sheets(results: Sequence[Result]) -> Iterator[Sheet]:

@@ -88,10 +88,14 @@ def _tiles(images: npz.Member, wanted: list[int]) -> dict[int, np.ndarray]:
 
 
 def _picture(tiles: list[np.ndarray]) -> str:
-    blank = np.zeros_like(tiles[0])
-    row = np.concatenate([*tiles, *[blank] * (COLUMNS - len(tiles))], axis=1)
+    """A row of tiles on a transparent ground, as wide as a full one."""
+    height, width = tiles[0].shape[:2]
+    step = width + max(1, width // 16)
+    row = Image.new("RGBA", (COLUMNS * step, height))
+    for column, tile in enumerate(tiles):
+        row.paste(Image.fromarray(tile), (column * step, 0))
     stream = io.BytesIO()
-    Image.fromarray(row).save(stream, format="PNG", optimize=True)
+    row.save(stream, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
