@@ -8,8 +8,6 @@ median of the rounds' ratios, above 1 where ours is faster. Outputs are compared
 
 from __future__ import annotations
 
-import csv
-import platform
 import statistics
 import tempfile
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 import click
 import diffusers
 import torch
+from common import keep
 from diffusers.models.embeddings import CombinedTimestepLabelEmbeddings
 from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from torch import Tensor, nn
@@ -30,7 +29,6 @@ from dit_eval.dit.blocks import AdaLNZeroBlock
 
 CLASSES = 1000
 TIME = 400
-RESULTS = Path(__file__).parent / "results"
 
 Step = Callable[[Tensor], Tensor]
 
@@ -190,14 +188,7 @@ def main(models: tuple[str, ...], images: int, rounds: int, compiled: bool, devi
         x = torch.randn(images, 4, 32, 32, device=device).repeat(2, 1, 1, 1)
         with torch.inference_mode():
             rows += rows_of(model, images, measure(steps, x, rounds))
-    where = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
-    out = RESULTS / f"dit_forward-{where.replace(' ', '-')}-torch{torch.__version__.split('+')[0]}.csv"
-    out.parent.mkdir(exist_ok=True)
-    with out.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    click.echo(out.read_text())
+    click.echo(keep("dit_forward", rows, device))
 
 
 if __name__ == "__main__":

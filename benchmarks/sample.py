@@ -10,23 +10,21 @@ faster; the share is of the rate of large matrix products in ours' precision, me
 
 from __future__ import annotations
 
-import csv
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 import diffusers
 import numpy as np
 import torch
+from common import keep, matmul_rate
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from diffusers.pipelines.dit.pipeline_dit import DiTPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from dit_forward import CLASSES, same_weights, seconds
+from dit_forward import CLASSES, same_weights
 from dit_forward import straightforward as plain_forward
 from torch import Tensor
 
@@ -39,7 +37,6 @@ from dit_eval.sampling.plan import Plan
 from dit_eval.sampling.schedules import diffusion_schedule
 
 SCALE = 1.5
-RESULTS = Path(__file__).parent / "results"
 
 Draw = Callable[[], np.ndarray]  # nothing → uint8 images N×H×W×3 on the host
 
@@ -93,16 +90,6 @@ def theirs(model: DiTTransformer2DModel, vae: AutoencoderKL, images: int, steps:
         return (255 * np.asarray(drawn.images)).astype(np.uint8)  # type: ignore[union-attr]
 
     return draw
-
-
-def matmul_rate(precision: str, device: torch.device) -> float:
-    """FLOP/s of large matrix products, the median of ten."""
-    size = 8192 if device.type == "cuda" else 2048
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    torch.mm(a, b)
-    taken = statistics.median(seconds(lambda x: torch.mm(x, b), a) for _ in range(10))
-    return 2 * size**3 / taken
 
 
 def plan_of(images: int, steps: int, precision: str, compiled: bool, device: str) -> Plan:
@@ -159,7 +146,7 @@ def main(
         }
         mode = "tf32" if device.startswith("cuda") else "fp32"
         with torch.inference_mode(), matmul_precision(mode, place):
-            rate = matmul_rate(precision, place)
+            rate = matmul_rate(torch.bfloat16 if precision == "bf16" else torch.float32, place)
             times = measure(model, draws, rounds)
         work = images * steps * 2 * chains.count_flops().flops
         for name, taken in times.items():
@@ -180,17 +167,7 @@ def main(
                     "diffusers": diffusers.__version__,
                 }
             )
-    _keep(rows, torch.cuda.get_device_name() if place.type == "cuda" else platform.machine())
-
-
-def _keep(rows: list[dict[str, object]], where: str) -> None:
-    out = RESULTS / f"sample-{where.replace(' ', '-')}-torch{torch.__version__.split('+')[0]}.csv"
-    out.parent.mkdir(exist_ok=True)
-    with out.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    click.echo(out.read_text())
+    click.echo(keep("sample", rows, device))
 
 
 if __name__ == "__main__":

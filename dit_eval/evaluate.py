@@ -183,7 +183,7 @@ def _numbers(
         for name in ("precision", "recall"):
             absent[name] = "the reference has statistics only; it takes reference images"
         return metrics, against, absent
-    sides = theirs.features(), ours.features()
+    sides = theirs.features, ours.features
     device = str(measurer.extractor.device)
     for suffix, float16 in (("", False), ("_float16", True)):
         found = precision_recall(*sides, k=measurer.protocol.neighbour, device=device, float16=float16)

@@ -18,22 +18,22 @@ class BatchStatistics:
     Only precision and recall need features of single images; spatial features are never kept.
     """
 
-    def __init__(self, chunk: int, pool_dim: int, spatial_dim: int):
+    def __init__(self, chunk: int, pool_dim: int, spatial_dim: int, capacity: int):
+        """chunk: images per chunk of the inception score; capacity: images to come, as far as is known."""
         self.pool = Moments(pool_dim)
         self.spatial = Moments(spatial_dim)
         self.score = InceptionScore(chunk)
-        self._features: list[np.ndarray] = []
+        self._features = np.empty((capacity, pool_dim), np.float32)  # pages are taken as they fill
 
     @property
     def n(self) -> int:
         """Images seen."""
         return self.pool.n
 
+    @property
     def features(self) -> np.ndarray:
         """Pool features in file order: (N, D), float32."""
-        if len(self._features) > 1:
-            self._features = [np.concatenate(self._features)]
-        return self._features[0] if self._features else np.empty((0, self._pool_dim), np.float32)
+        return self._features[: self.n]
 
     def update(self, features: Features, start: int) -> None:
         """Add images start… of the file. Raises StatisticsError if a feature is not finite."""
@@ -42,10 +42,10 @@ class BatchStatistics:
                 f"the network gives NaN or infinity for images from {start} on; its weights are damaged "
                 "or not those of this protocol."
             )
+        self._keep(features.pool)
         self.score.update(features.probabilities, start)
         self.pool.update(features.pool)
         self.spatial.update(features.spatial)
-        self._features.append(features.pool)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything as named arrays, for a file or another process."""
@@ -62,12 +62,13 @@ class BatchStatistics:
             "score_counts": np.array([(s.n, s.zeros) for s in sums], np.int64).reshape(-1, 2),
             "score_plogp": np.array([s.plogp for s in sums]),
             "score_p": np.array([s.p for s in sums]),
-            "features": self.features(),
+            "features": self.features,
         }
 
     def merge(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Add the images that follow, as `to_arrays` gave them."""
         n = int(arrays["n"][0])
+        self._keep(arrays["features"])
         self.pool.merge(Moments.from_sums(n, arrays["pool_sum"], arrays["pool_outer"]))
         self.spatial.merge(Moments.from_sums(n, arrays["spatial_sum"], arrays["spatial_outer"]))
         for index, (count, zeros), plogp, p in zip(
@@ -78,15 +79,20 @@ class BatchStatistics:
             strict=True,
         ):
             self.score.add(int(index), ScoreSums(int(count), float(plogp), p, int(zeros)))
-        self._features.append(arrays["features"])
 
-    @property
-    def _pool_dim(self) -> int:
-        return len(self.pool.sums()[0])
+    def _keep(self, features: np.ndarray) -> None:
+        """Keep features of the images that follow; more than were announced double the room."""
+        needed = self.n + len(features)
+        if needed > len(self._features):
+            larger = np.empty((max(needed, 2 * len(self._features)), features.shape[1]), np.float32)
+            larger[: self.n] = self.features
+            self._features = larger
+        self._features[self.n : needed] = features
 
     @classmethod
     def from_arrays(cls, chunk: int, arrays: Mapping[str, np.ndarray]) -> BatchStatistics:
         """The inverse of `to_arrays`."""
-        statistics = cls(chunk, len(arrays["pool_sum"]), len(arrays["spatial_sum"]))
+        dimensions = len(arrays["pool_sum"]), len(arrays["spatial_sum"])
+        statistics = cls(chunk, *dimensions, capacity=int(arrays["n"][0]))
         statistics.merge(arrays)
         return statistics

@@ -14,14 +14,15 @@ SIDE = 299
 def tf1_bilinear(images: torch.Tensor) -> torch.Tensor:
     """TensorFlow 1's bilinear resize, then (x - 128) / 128.
 
-    images: uint8 (N, H, W, 3). Returns float32 (N, 3, 299, 299), channels last in memory.
+    images: uint8 (N, H, W, 3). Returns float32 (N, 3, 299, 299).
 
     Output pixel i samples at i·(H/299): no half-pixel centres, no antialiasing, neighbours clamped at the
     border. That is torch's corner-aligned grid of an image one repeated pixel larger, from H+1 to 300,
     less its last row and column: scale H/299, in float32 as in TensorFlow. Scaling first is exact on
-    integers and cheaper on the smaller image.
+    integers and cheaper on the smaller image; channels go first because torch resizes planes faster.
     """
-    x = (images.permute(0, 3, 1, 2).to(torch.float32) - 128) / 128
+    planes = images.permute(0, 3, 1, 2).contiguous()
+    x = (planes.to(torch.float32) - 128) / 128
     x = F.pad(x, (0, 1, 0, 1), mode="replicate")
     x = F.interpolate(x, size=(SIDE + 1, SIDE + 1), mode="bilinear", align_corners=True)
     return x[:, :, :SIDE, :SIDE]

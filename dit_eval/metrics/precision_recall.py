@@ -38,11 +38,9 @@ def precision_recall(
     """
     for name, features in (("reference", reference), ("samples", samples)):
         require_points(name, len(features), k)
-        if not np.isfinite(features).all():
-            raise StatisticsError(f"the features of the {name} hold NaN or infinity.")
     prepare: type[_Points] = _Float16Points if float16 else _Points
-    theirs = prepare(torch.from_numpy(reference).to(device))
-    ours = prepare(torch.from_numpy(samples).to(device))
+    theirs = prepare("reference", torch.from_numpy(reference).to(device))
+    ours = prepare("samples", torch.from_numpy(samples).to(device))
     reach_theirs, reach_ours = _squared_radii(theirs, k), _squared_radii(ours, k)
     inside_theirs = torch.zeros(len(ours), dtype=torch.bool, device=device)
     inside_ours = torch.zeros(len(theirs), dtype=torch.bool, device=device)
@@ -66,11 +64,13 @@ def require_points(name: str, n: int, k: int) -> None:
 
 
 class _Points:
-    """A set of points and their distances to another set, in float32."""
+    """A set of points and their distances to another set, in float32; nothing of its size is made."""
 
-    def __init__(self, features: torch.Tensor):
-        self.features = features.float()
-        self.norms = (self.features**2).sum(dim=1)
+    def __init__(self, name: str, features: torch.Tensor):
+        self.features = features
+        self.norms = torch.cat([(part**2).sum(dim=1) for part in features.split(_BLOCK)])
+        if not torch.isfinite(self.norms).all():
+            raise StatisticsError(f"the features of the {name} hold NaN or infinity.")
 
     def __len__(self) -> int:
         return len(self.features)
@@ -90,21 +90,20 @@ class _Float16Points(_Points):
     not finite just where a squared norm is not: |u·v| is at most the larger of the two.
     """
 
-    def __init__(self, features: torch.Tensor):
-        super().__init__(features)
-        half = features.half()
-        self.half_features = half.float()  # float16 values; the products are summed in float32
-        self.half_norms = (half * half).float().sum(dim=1).half()
+    def __init__(self, name: str, features: torch.Tensor):
+        super().__init__(name, features)
+        halves = (part.half() for part in features.split(_BLOCK))
+        self.half_norms = torch.cat([(half * half).float().sum(dim=1).half() for half in halves])
         finite = torch.isfinite(self.half_norms)
-        self.fits = [bool(block.all()) for block in finite.split(_ADM_BLOCK)]
+        self.fits = [bool(part.all()) for part in finite.split(_ADM_BLOCK)]
 
     def squared_distances(self, rows: slice, other: _Points, columns: slice) -> torch.Tensor:
         """(rows, columns), float32 that holds float16 values where ADM's block is finite."""
         assert isinstance(other, _Float16Points)
         if not (self.fits[rows.start // _ADM_BLOCK] and other.fits[columns.start // _ADM_BLOCK]):
             return super().squared_distances(rows, other, columns)
-        products = (self.half_features[rows] @ other.half_features[columns].T).half()
-        distances = self.half_norms[rows, None] - 2 * products + other.half_norms[None, columns]
+        u, v = self.features[rows].half().float(), other.features[columns].half().float()
+        distances = self.half_norms[rows, None] - 2 * (u @ v.T).half() + other.half_norms[None, columns]
         return distances.clamp_(min=0).float()
 
 
