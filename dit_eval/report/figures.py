@@ -63,14 +63,14 @@ class Point:
     published: bool
     cfg: float
     metrics: Mapping[str, float]
-    gflops: float | None
+    gflops: float
 
 
 def figures(results: Sequence[Result]) -> dict[str, Figure]:
     """The figures that these results can fill, by name.
 
-    Results without a plan (samples that `dit-eval sample` did not draw) are in none of them. The papers'
-    points are there where they measure the same; against cost they always are.
+    Results without a plan (samples that `dit-eval sample` did not draw) are in none of them, and a figure of
+    one point is none. The papers' points are there where they measure the same; against cost they always are.
     Raises ResultError for results of more than one protocol.
     """
     ours = [_measured(result) for result in results if "plan" in result.samples]
@@ -80,11 +80,14 @@ def figures(results: Sequence[Result]) -> dict[str, Figure]:
     alike = [row for row in published if row.image_size == IMAGE_SIZE] if table2(results).ours else []
     drawn = {}
     with matplotlib.rc_context(STYLE):
-        for name, (draw, whatever_was_measured) in FIGURES.items():
-            theirs = map(_as_published, published if whatever_was_measured else alike)
+        for name, panel in FIGURES.items():
+            theirs = [_as_published(row) for row in (published if panel.always_published else alike)]
+            points = [point for point in (*theirs, *ours) if panel.metrics <= point.metrics.keys()]
+            if len(points) < 2 or all(point.published for point in points):
+                continue
             figure = Figure(figsize=SIZE, layout="constrained")
             axes = figure.add_subplot()
-            draw(axes, [*theirs, *ours])
+            panel.draw(axes, points)
             axes.margins(0.12)
             axes.legend()
             drawn[name] = figure
@@ -132,34 +135,22 @@ def _score_against_guidance(axes: Axes, points: Sequence[Point]) -> None:
 
 def _against_guidance(axes: Axes, points: Sequence[Point], metric: str, label: str) -> None:
     for series, style in _series(points):
-        some = sorted((point.cfg, point.metrics[metric]) for point in series if metric in point.metrics)
-        if some:
-            axes.plot(*zip(*some, strict=True), **style)
+        axes.plot([point.cfg for point in series], [point.metrics[metric] for point in series], **style)
     axes.set(xlabel="guidance scale", ylabel=label)
 
 
 def _precision_against_recall(axes: Axes, points: Sequence[Point]) -> None:
     for series, style in _series(points):
-        some = sorted(
-            (p.cfg, p.metrics["recall"], p.metrics["precision"]) for p in series if "recall" in p.metrics
-        )
-        if not some:
-            continue
-        axes.plot([recall for _, recall, _ in some], [precision for *_, precision in some], **style)
-        for cfg, recall, precision in some:
-            _note(axes, cfg, (recall, precision), series[0].published)
+        places = [(point.metrics["recall"], point.metrics["precision"]) for point in series]
+        _line(axes, series, places, style)
     axes.set(xlabel="Recall ↑", ylabel="Precision ↑")
     axes.locator_params(nbins=6)
 
 
 def _fid_against_cost(axes: Axes, points: Sequence[Point]) -> None:
     for series, style in _series(points):
-        some = sorted((p.gflops, p.metrics["fid"], p.cfg) for p in series if p.gflops and "fid" in p.metrics)
-        if not some:
-            continue
-        axes.plot([cost for cost, *_ in some], [fid for _, fid, _ in some], **{**style, "linestyle": "none"})
-        for cost, fid, cfg in some:
-            _note(axes, cfg, (cost, fid), series[0].published)
+        places = [(point.gflops, point.metrics["fid"]) for point in series]
+        _line(axes, series, places, {**style, "linestyle": "none"})
     axes.set(xscale="log", yscale="log", xlabel="Gflops (multiply-adds) of a forward pass", ylabel="FID ↓")
     for axis in (axes.xaxis, axes.yaxis):
         low, high = axis.get_data_interval()
@@ -168,24 +159,28 @@ def _fid_against_cost(axes: Axes, points: Sequence[Point]) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def _note(axes: Axes, cfg: float, point: tuple[float, float], published: bool) -> None:
-    """The guidance scale at a point: ours to the right, the papers' to the left."""
-    axes.annotate(
-        f"{cfg:g}",
-        point,
-        xytext=(-5, -3) if published else (5, 1),
-        textcoords="offset points",
-        fontsize=7,
-        color=PAPER if published else INK,
-        horizontalalignment="right" if published else "left",
-    )
+def _line(
+    axes: Axes, series: Sequence[Point], places: Sequence[tuple[float, float]], style: dict[str, Any]
+) -> None:
+    """A series with its guidance scales: ours to the right of a point, the papers' to the left."""
+    axes.plot(*zip(*places, strict=True), **style)
+    for point, place in zip(series, places, strict=True):
+        axes.annotate(
+            f"{point.cfg:g}",
+            place,
+            xytext=(-5, -3) if point.published else (5, 1),
+            textcoords="offset points",
+            fontsize=7,
+            color=PAPER if point.published else INK,
+            horizontalalignment="right" if point.published else "left",
+        )
 
 
 def _series(points: Sequence[Point]) -> Iterator[tuple[list[Point], dict[str, Any]]]:
-    """The points of one name, and how they are drawn."""
+    """The points of one name by rising guidance, and how they are drawn."""
     colours = cycle(PALETTE)
     for name in dict.fromkeys(point.series for point in points):
-        some = [point for point in points if point.series == name]
+        some = sorted((point for point in points if point.series == name), key=lambda point: point.cfg)
         style = {"label": name, "marker": "o", "markersize": 5, "linewidth": 1.4}
         if some[0].published:
             style |= {"color": PAPER, "markerfacecolor": "none", "linestyle": "--", "linewidth": 1}
@@ -194,12 +189,20 @@ def _series(points: Sequence[Point]) -> Iterator[tuple[list[Point], dict[str, An
         yield some, style
 
 
-FIGURES: dict[str, tuple[Callable[[Axes, Sequence[Point]], None], bool]] = {
-    # name → how it is drawn, and whether the papers' points belong in it whatever was measured
-    "fid-guidance": (_fid_against_guidance, False),
-    "is-guidance": (_score_against_guidance, False),
-    "precision-recall": (_precision_against_recall, False),
-    "fid-gflops": (_fid_against_cost, True),
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """A figure: how it is drawn, of which metrics, and if the papers' points belong there in any case."""
+
+    draw: Callable[[Axes, Sequence[Point]], None]
+    metrics: frozenset[str]
+    always_published: bool = False
+
+
+FIGURES = {
+    "fid-guidance": Panel(draw=_fid_against_guidance, metrics=frozenset({"fid"})),
+    "is-guidance": Panel(draw=_score_against_guidance, metrics=frozenset({"inception_score"})),
+    "precision-recall": Panel(draw=_precision_against_recall, metrics=frozenset({"precision", "recall"})),
+    "fid-gflops": Panel(draw=_fid_against_cost, metrics=frozenset({"fid"}), always_published=True),
 }
 
 
@@ -217,11 +220,11 @@ def _measured(result: Result) -> Point:
 def _as_published(row: Published) -> Point:
     assert row.model is not None
     assert row.cfg is not None
-    cost = published_gflops().get((row.model.split("-")[1], "adaln-zero", row.image_size))
+    cost = published_gflops()[row.model.split("-")[1], "adaln-zero", row.image_size]  # SiT's are DiT's
     return Point(
         series=f"{row.model} at {row.image_size}, as published",
         published=True,
         cfg=row.cfg,
         metrics=row.metrics,
-        gflops=float(cost) if cost is not None else None,
+        gflops=float(cost),
     )

@@ -96,9 +96,18 @@ def test_figures_show_our_points_and_the_papers_where_they_measure_the_same() ->
     fids = series("fid-guidance", GUIDED)
     assert fids["dit-xl-2-256, 50K images"] == [9.6, 3.2, 2.3]
     assert fids["DiT-XL/2 at 256, as published"] == [9.62, 3.22, 2.27]
-    apart = [handmade(n=10_000)]
+    apart = [handmade(n=10_000, cfg=cfg) for cfg in (1.0, 1.5)]
     assert list(series("fid-guidance", apart)) == ["dit-xl-2-256, 10K images"]
     assert series("fid-gflops", apart)["DiT-XL/2 at 512, as published"] == [3.04]
+
+
+def test_a_figure_of_one_point_or_of_metrics_that_are_absent_is_left_out() -> None:
+    assert list(figures([handmade(n=10_000)])) == ["fid-gflops"]
+    bare = [handmade(cfg=cfg) for cfg in (1.0, 1.5)]
+    for result in bare:
+        for name in ("precision", "recall"):
+            del result.metrics[name]  # type: ignore[attr-defined]
+    assert list(figures(bare)) == ["fid-guidance", "is-guidance", "fid-gflops"]
 
 
 def test_text_in_a_figure_is_text_in_the_colour_of_the_page() -> None:
