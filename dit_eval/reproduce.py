@@ -71,7 +71,7 @@ def reproduce_table2(
             results.append(result)
     if rank.index > 0:
         return None
-    write_report(folder / "report.html", results, title=f"{source.name}: Table 2 reproduced")
+    write_report(folder / "report.html", results, title=f"{source.name} at three guidance scales")
     return results
 
 
