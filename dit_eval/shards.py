@@ -95,7 +95,7 @@ class ShardFolder:
     def merge(self, labels: NDArray[np.int64], provenance: Mapping[str, Any]) -> bool:
         """Write the npz if every shard is there; True if the batch is finished, by us or by another.
 
-        labels: (num,), stored as arr_1; provenance: what OUT.json says beside plan and checksum.
+        labels: (num,), stored as arr_1; provenance: what OUT.json says beside plan and checksums.
         """
         if self.missing():
             return self.finished()
@@ -104,9 +104,15 @@ class ShardFolder:
                 whole = self.folder / "whole.npz"
                 images = Rows((self.num, *self.shape), np.uint8, self._images())
                 write_npz(whole, {"arr_0": images, "arr_1": labels})
-                for array in members(whole).values():
-                    array.digest()  # reads it back and compares its checksum
-                facts = {"schema": 1, "plan": self.settings, "sha256": sha256(whole), **provenance}
+                # What a Result calls the digest of these images; taking it compares the file's checksums.
+                digests = {name: array.digest() for name, array in members(whole).items()}
+                facts = {
+                    "schema": 1,
+                    "plan": self.settings,
+                    "sha256": sha256(whole),
+                    "digest": digests["arr_0"],
+                    **provenance,
+                }
                 _write_json(self.record, facts)
                 whole.replace(self.out)
             self._remove_folder()
@@ -169,6 +175,12 @@ class ShardFolder:
                 f"{self.out} needs {needed / 1e9:.2f} GB for the shards and the finished file, and its disk "
                 f"has {free / 1e9:.2f} GB free. Make room, or choose --out on another disk."
             )
+
+
+def read_record(batch: Path) -> dict[str, Any]:
+    """What OUT.json says of the batch OUT.npz: plan, sha256, digest and more; empty where there is none."""
+    record = _read_json(batch.with_suffix(".json")) if batch.suffix == ".npz" else {}
+    return record if "plan" in record else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

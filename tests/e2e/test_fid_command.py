@@ -210,3 +210,40 @@ def test_photographs_of_mixed_sizes_are_refused_by_name(golden_inception: Path) 
     run = dit_eval("fid", shared("images"), shared("images"), "--inception", golden_inception)
     assert_one_sentence(run)
     assert "a batch has one size" in run.stderr
+
+
+def test_the_record_of_a_batch_is_taken_in_if_it_is_of_these_images_and_is_never_overwritten(
+    pair: tuple[Path, Path], golden_inception: Path, tmp_path: Path
+) -> None:
+    from dit_eval.batches import open_images
+
+    batch, record = tmp_path / "batch.npz", tmp_path / "batch.json"
+    batch.write_bytes(pair[0].read_bytes())
+    plan = {"model": "tiny", "cfg": 1.5, "image_size": 16, "sampler": "ddpm"}
+    facts = {"plan": plan, "digest": open_images(batch).digest(), "macs": 31}
+    record.write_text(json.dumps(facts))
+
+    arguments = ("fid", batch, pair[1], "--inception", golden_inception)
+    refused = dit_eval(*arguments, "--json", record)
+    assert_one_sentence(refused)
+    assert "says how" in refused.stderr
+    assert json.loads(record.read_text()) == facts
+
+    report = tmp_path / "report.html"
+    samples = json.loads(dit_eval(*arguments, "--json", "-", "--report", report).stdout)["samples"]
+    assert (samples["plan"], samples["macs"]) == (plan, 31)
+    assert "tiny (cfg=1.50)" in report.read_text("utf-8")
+
+    record.write_text(json.dumps({**facts, "digest": "0" * 64}))
+    other = dit_eval(*arguments, "--json", tmp_path / "result.json")
+    assert "describes other images" in other.stderr
+    assert "plan" not in json.loads((tmp_path / "result.json").read_text())["samples"]
+
+
+def test_an_output_into_a_folder_that_is_not_there_is_refused_before_the_work(
+    pair: tuple[Path, Path],
+) -> None:
+    for option in ("--json", "--report"):
+        run = dit_eval("fid", *pair, option, "absent/file")
+        assert_one_sentence(run)
+        assert "its folder does not exist" in run.stderr
