@@ -12,7 +12,7 @@ import click
 import torch
 from torch import Tensor
 
-BLOCK = 100  # steps between two saves; the curve has their mean
+BLOCK = 50  # steps between two saves; the curve has their mean
 
 
 class _Stateful(Protocol):
