@@ -49,8 +49,8 @@ def evaluate(
     """FID, sFID, IS, precision and recall of samples against a reference.
 
     samples, reference: an .npz, a folder or a zip of images; the reference may also be a registered name or
-    hold stored statistics. protocol: None takes the reference's own, "adm" where it names none. Under torchrun
-    the images are shared out and the Result is rank 0's; other ranks get None. The order is samples,
+    hold stored statistics. protocol: None takes the reference's own, "adm" where it names none. Under
+    torchrun the images are shared out and the Result is rank 0's; other ranks get None. The order is samples,
     reference: ADM's program takes them the other way round.
     Raises DitEvalError for whatever is wrong with the input.
     """

@@ -16,7 +16,6 @@ import click
 import torch
 import torch.nn.functional as F
 from digits_data import LEVELS, load_images
-from safetensors.torch import save_file
 from torch import Tensor
 from training_run import TrainingRun
 
@@ -45,7 +44,7 @@ LABEL_DROPOUT = 0.1
     "--out", type=click.Path(path_type=Path), default="models/digits/digits.safetensors", show_default=True
 )
 def main(steps: int, seed: int, folder: Path, out: Path) -> None:
-    """Train, then write the averaged weights to OUT in float16."""
+    """Train, then write the averaged weights in float16 to OUT and the curve beside it."""
     torch.manual_seed(seed)
     model = build_dit(CONFIG, input_size=8, in_channels=1, num_classes=CLASSES)
     ema = copy.deepcopy(model).requires_grad_(False)
@@ -68,9 +67,7 @@ def main(steps: int, seed: int, folder: Path, out: Path) -> None:
             average.lerp_(parameter, 1 - EMA)
         run.record(simple=simple, bound=bound)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: weight.half() for name, weight in ema.state_dict().items()}, out)
-    click.echo(f"{out}: {steps:,} steps in {run.seconds:.0f} s of training")
+    run.export(out, {name: weight.half() for name, weight in ema.state_dict().items()})
 
 
 def losses(

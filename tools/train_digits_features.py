@@ -12,7 +12,6 @@ import click
 import torch
 import torch.nn.functional as F
 from digits_data import load_images
-from safetensors.torch import save_file
 from torch import Tensor
 from training_run import TrainingRun
 
@@ -41,7 +40,7 @@ HELD_OUT = 5  # one digit in so many
     "--out", type=click.Path(path_type=Path), default="models/digits/features.safetensors", show_default=True
 )
 def main(steps: int, seed: int, folder: Path, out: Path) -> None:
-    """Train, tell how many of the digits held out are recognised, write the weights to OUT."""
+    """Train, see how many of the digits held out are recognised, write weights and curve."""
     torch.manual_seed(seed)
     network = DigitsNetwork()
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
@@ -62,12 +61,7 @@ def main(steps: int, seed: int, folder: Path, out: Path) -> None:
     network.eval()
     with torch.inference_mode():
         recognised = network(held_out[0]).probabilities.argmax(dim=1) == held_out[1]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(network.state_dict(), out)
-    click.echo(
-        f"{out}: {int(recognised.sum())} of {len(recognised)} digits held out are recognised; "
-        f"{steps:,} steps in {run.seconds:.0f} s of training"
-    )
+    run.export(out, network.state_dict(), held_out=len(recognised), recognised=int(recognised.sum()))
 
 
 def split(seed: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:

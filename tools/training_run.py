@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 import click
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 BLOCK = 50  # steps between two saves; the curve has their mean
@@ -50,6 +52,14 @@ class TrainingRun:
     def record(self, **values: Tensor) -> None:
         """What is to be seen of a step: a number by name."""
         self._block.append({name: value.detach() for name, value in values.items()})
+
+    def export(self, out: Path, weights: dict[str, Tensor], **facts: int) -> None:
+        """Write the weights to OUT.safetensors, with facts and what they cost, and the curve to OUT.csv."""
+        out.parent.mkdir(parents=True, exist_ok=True)
+        facts |= {"steps": self._done, "seconds": round(self.seconds), "seed": self._seed}
+        save_file(weights, out, metadata={name: str(value) for name, value in facts.items()})
+        shutil.copyfile(self._curve, out.with_suffix(".csv"))
+        click.echo(f"{out}: " + ", ".join(f"{name} {value}" for name, value in facts.items()))
 
     def _close_block(self) -> None:
         means = {name: torch.stack([row[name] for row in self._block]).mean() for name in self._block[0]}
