@@ -53,7 +53,7 @@ def main(steps: int, seed: int, folder: Path, out: Path) -> None:
     images, classes = load_images()
     schedule = diffusion_schedule(1000)
 
-    for generator in run.steps(steps):
+    for step, generator in run.steps(steps):
         chosen = torch.randint(len(images), (BATCH,), generator=generator)
         dropped = torch.rand(BATCH, generator=generator) < LABEL_DROPOUT
         y = classes[chosen].masked_fill(dropped, CLASSES)
@@ -63,8 +63,10 @@ def main(steps: int, seed: int, folder: Path, out: Path) -> None:
         optimizer.zero_grad()
         (simple + bound).backward()
         optimizer.step()
-        for average, parameter in zip(ema.parameters(), model.parameters(), strict=True):
-            average.lerp_(parameter, 1 - EMA)
+        with torch.no_grad():
+            share = 1 - min(EMA, (1 + step) / (10 + step))  # the first steps must not linger
+            for average, parameter in zip(ema.parameters(), model.parameters(), strict=True):
+                average.lerp_(parameter, share)
         run.record(simple=simple, bound=bound)
 
     run.export(out, {name: weight.half() for name, weight in ema.state_dict().items()})

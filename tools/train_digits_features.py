@@ -48,7 +48,7 @@ def main(steps: int, seed: int, folder: Path, out: Path) -> None:
     run = TrainingRun(folder, seed, network=network, optimizer=optimizer, decay=decay)
     images, classes, held_out = split(seed)
 
-    for generator in run.steps(steps):
+    for _, generator in run.steps(steps):
         chosen = torch.randint(len(images), (BATCH,), generator=generator)
         probabilities = network(disturbed(images[chosen], generator)).probabilities
         loss = F.nll_loss(probabilities.clamp(min=1e-12).log(), classes[chosen])

@@ -39,11 +39,11 @@ class TrainingRun:
         if self._state.exists():
             self._restore()
 
-    def steps(self, total: int) -> Iterator[torch.Generator]:
-        """The generator of each step that is left of `total`."""
+    def steps(self, total: int) -> Iterator[tuple[int, torch.Generator]]:
+        """Number (from 0) and generator of each step that is left of `total`."""
         began, before = time.monotonic(), self.seconds
         for step in range(self._done, total):
-            yield torch.Generator().manual_seed((self._seed << 32) + step)
+            yield step, torch.Generator().manual_seed((self._seed << 32) + step)
             if (step + 1) % BLOCK == 0 or step + 1 == total:
                 self._done, self.seconds = step + 1, before + time.monotonic() - began
                 self._close_block()
