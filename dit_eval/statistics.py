@@ -19,7 +19,7 @@ class BatchStatistics:
     """
 
     def __init__(self, chunk: int, pool_dim: int, spatial_dim: int, capacity: int):
-        """chunk: images per chunk of the inception score; capacity: images to come, at most."""
+        """chunk: images per chunk of the inception score; capacity: images to come, as far as is known."""
         self.pool = Moments(pool_dim)
         self.spatial = Moments(spatial_dim)
         self.score = InceptionScore(chunk)
@@ -42,7 +42,7 @@ class BatchStatistics:
                 f"the network gives NaN or infinity for images from {start} on; its weights are damaged "
                 "or not those of this protocol."
             )
-        self._features[self.n : self.n + len(features.pool)] = features.pool
+        self._keep(features.pool)
         self.score.update(features.probabilities, start)
         self.pool.update(features.pool)
         self.spatial.update(features.spatial)
@@ -68,7 +68,7 @@ class BatchStatistics:
     def merge(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Add the images that follow, as `to_arrays` gave them."""
         n = int(arrays["n"][0])
-        self._features[self.n : self.n + n] = arrays["features"]
+        self._keep(arrays["features"])
         self.pool.merge(Moments.from_sums(n, arrays["pool_sum"], arrays["pool_outer"]))
         self.spatial.merge(Moments.from_sums(n, arrays["spatial_sum"], arrays["spatial_outer"]))
         for index, (count, zeros), plogp, p in zip(
@@ -79,6 +79,15 @@ class BatchStatistics:
             strict=True,
         ):
             self.score.add(int(index), ScoreSums(int(count), float(plogp), p, int(zeros)))
+
+    def _keep(self, features: np.ndarray) -> None:
+        """Keep features of the images that follow; more than were announced double the room."""
+        needed = self.n + len(features)
+        if needed > len(self._features):
+            larger = np.empty((max(needed, 2 * len(self._features)), features.shape[1]), np.float32)
+            larger[: self.n] = self.features
+            self._features = larger
+        self._features[self.n : needed] = features
 
     @classmethod
     def from_arrays(cls, chunk: int, arrays: Mapping[str, np.ndarray]) -> BatchStatistics:

@@ -30,6 +30,18 @@ FORBIDDEN = {
     "npz.py": ("torch",),
     "batches.py": ("torch",),
     "results.py": ("torch", "numpy"),
+    "published.py": ("torch", "numpy"),
+    "table2.py": ("torch", "numpy"),
+    "report": (
+        "torch",
+        "dit_eval.dit",
+        "dit_eval.sampling",
+        "dit_eval.features",
+        "dit_eval.metrics",
+        "dit_eval.evaluate",
+        "dit_eval.generate",
+        "dit_eval.flops",
+    ),
 }
 NETWORK = ("urllib", "requests", "http", "socket", "huggingface_hub")
 
@@ -72,6 +84,16 @@ def test_importing_the_package_or_its_help_loads_no_torch() -> None:
     program = (
         "import sys, dit_eval, dit_eval.cli\n"
         "assert 'torch' not in sys.modules and 'scipy' not in sys.modules, 'torch or scipy was loaded'"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+def test_a_public_function_keeps_its_name_when_the_module_of_that_name_is_imported() -> None:
+    program = (
+        "import dit_eval, inspect\n"
+        "from dit_eval.evaluate import make_reference\n"
+        "import dit_eval.generate\n"
+        "assert inspect.isfunction(dit_eval.evaluate) and inspect.isfunction(dit_eval.generate)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
