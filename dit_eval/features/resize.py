@@ -14,7 +14,7 @@ SIDE = 299
 def tf1_bilinear(images: torch.Tensor) -> torch.Tensor:
     """TensorFlow 1's bilinear resize, then (x - 128) / 128.
 
-    images: uint8 (N, H, W, 3). Returns float32 (N, 3, 299, 299), channels last in memory.
+    images: uint8 (N, H, W, 3). Returns float32 (N, 3, 299, 299).
 
     Output pixel i samples at i·(H/299): no half-pixel centres, no antialiasing, neighbours clamped at the
     border. That is torch's corner-aligned grid of an image one repeated pixel larger, from H+1 to 300,
@@ -40,8 +40,11 @@ def clean_fid_bicubic(images: torch.Tensor) -> torch.Tensor:
 
 
 def no_resize(images: torch.Tensor) -> torch.Tensor:
-    """(x - 128) / 128 alone. images: uint8 (N, H, W, 3). Returns float32 (N, 3, H, W)."""
-    return (images.permute(0, 3, 1, 2).to(torch.float32) - 128) / 128
+    """(x - 128) / 128 alone. images: uint8 (N, H, W, 3). Returns float32 (N, 3, H, W).
+
+    Channels come first in memory too, because torch resizes planes faster.
+    """
+    return (images.permute(0, 3, 1, 2).contiguous().to(torch.float32) - 128) / 128
 
 
 RESIZES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
