@@ -22,9 +22,9 @@ LEVELS = 17  # of grey
 
 def load_images() -> tuple[Tensor, Tensor]:
     """Every digit in −1 (paper) … 1 (ink), (1797, 1, 8, 8) float32, and its class, (1797,) int64."""
-    digits = load_digits()
-    images = torch.from_numpy(digits.images).float().unsqueeze(1)
-    return images / ((LEVELS - 1) / 2) - 1, torch.from_numpy(digits.target.astype(np.int64))
+    pixels, classes = load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8)
+    return images / ((LEVELS - 1) / 2) - 1, torch.from_numpy(classes.astype(np.int64))
 
 
 @click.command()
