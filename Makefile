@@ -30,7 +30,7 @@ unit: $(INSTALLED) ## the tier that takes seconds
 	$(BIN)/pytest tests/unit
 
 demo: $(INSTALLED) ## the main job on small real input, end to end
-	$(BIN)/python tools/demo.py
+	$(BIN)/dit-eval demo
 
 bench: $(INSTALLED) ## the quick benchmarks, side by side with peers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'

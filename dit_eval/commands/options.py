@@ -56,9 +56,8 @@ def measuring(command: Command) -> Command:
         (
             click.option(
                 "--protocol",
-                default="adm",
-                show_default=True,
-                help="adm: as in the papers; clean: clean-fid's resize.",
+                help="adm: as in the papers; clean: clean-fid's resize; digits: of the bundled model.  "
+                "[default: the reference's, else adm]",
             ),
             inception,
             batch_size,
