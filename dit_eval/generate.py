@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dit_eval import __version__, assets
-from dit_eval.allocator import keep_freed_memory
+from dit_eval.allocator import freed_memory_kept
 from dit_eval.distributed import Lane, Rank, joined, told_by_first
 from dit_eval.dit import DiTConfig
 from dit_eval.dit.checkpoints import load_dit
@@ -90,9 +90,7 @@ def generate(
     sampler = sampler or source.sampler
     require_fitting(sampler, source.name, source.family)
     told = choose_options(sampler, options, source.defaults)
-    if chosen.type == "cpu":
-        keep_freed_memory()
-    with matmul_precision(precision, chosen), torch.inference_mode():
+    with freed_memory_kept(chosen), matmul_precision(precision, chosen), torch.inference_mode():
         network = load_dit(source.weights, source.config, device=chosen)
         pixels = network.in_channels != _LATENT_CHANNELS
         decoder = PIXELS if pixels else load_decoder(str(vae or source.defaults.get("vae", "ema")), chosen)

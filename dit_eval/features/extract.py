@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dit_eval.allocator import keep_freed_memory
+from dit_eval.allocator import freed_memory_kept
 from dit_eval.batches import Images, prefetch
 from dit_eval.features.digits import load_digits_network
 from dit_eval.features.inception import load_inception
@@ -36,8 +36,6 @@ class Extractor:
     """A protocol's resize and network on a device: uint8 (N, H, W, 3) → Features."""
 
     def __init__(self, protocol: Protocol, weights: Path, device: torch.device):
-        if device.type == "cpu":
-            keep_freed_memory()
         self.protocol = protocol
         self.device = device
         self._resize = RESIZES[protocol.resize]
@@ -63,8 +61,9 @@ class Extractor:
         Images of a running program are made where they are read: in its own thread.
         """
         blocks = images.blocks(batch_size, start, stop)
-        for block in blocks if images.once else prefetch(blocks):
-            yield self(block)
+        with freed_memory_kept(self.device):
+            for block in blocks if images.once else prefetch(blocks):
+                yield self(block)
 
     def _full_float32(self) -> AbstractContextManager[None]:
         """The same convolutions on every run, and none in TensorFloat-32, which moves features by 1e-3."""
