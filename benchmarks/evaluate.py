@@ -63,7 +63,7 @@ def torch_fidelity_features(n: int, weights: Path) -> Work:
 
 
 def torchmetrics_features(n: int, weights: Path) -> Work:
-    from torchmetrics.image.fid import NoTrainInceptionV3
+    from torchmetrics.image.fid import NoTrainInceptionV3  # pyright: ignore[reportMissingImports]
 
     network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights), antialias=False)
     batch = torch.from_numpy(images(n)).permute(0, 3, 1, 2).contiguous()
@@ -71,7 +71,7 @@ def torchmetrics_features(n: int, weights: Path) -> Work:
 
 
 def pytorch_fid_features(n: int, weights: Path) -> Work:
-    from pytorch_fid import inception
+    from pytorch_fid import inception  # pyright: ignore[reportMissingImports]
 
     with patch.object(inception, "load_state_dict_from_url", lambda *_, **__: _state(weights)):
         network = inception.InceptionV3([3], use_fid_inception=True).eval()
@@ -142,7 +142,7 @@ def sqrtm_frechet() -> Work:
 
 
 def torchmetrics_frechet() -> Work:
-    from torchmetrics.image.fid import _compute_fid
+    from torchmetrics.image.fid import _compute_fid  # pyright: ignore[reportMissingImports]
 
     sides = [torch.from_numpy(x) for g in gaussians() for x in (g.mean, g.covariance)]
     return lambda: _compute_fid(*sides).numpy()[None]
