@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -45,7 +45,9 @@ class Result:
     """One evaluation.
 
     metrics: value by name, names of METRICS; against: what each was measured against; absent: the reason for
-    each metric that is missing; protocol, samples, reference, environment: the circumstances.
+    each metric that is missing; intervals: `se, low, high` by metric, of 95 %; protocol, samples, reference,
+    environment: the circumstances; influence: by metric, what each image does to it, which is kept beside the
+    JSON and not in it (`dit_eval.influence`).
     """
 
     metrics: Mapping[str, float]
@@ -56,10 +58,14 @@ class Result:
     reference: Mapping[str, Any]
     environment: Mapping[str, Any]
     warnings: tuple[str, ...] = field(default=())
+    intervals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    influence: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> str:
         """The result as a JSON object with `"schema": 1`, keys in a fixed order."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2, ensure_ascii=False)
+        fields = asdict(replace(self, influence={}))
+        del fields["influence"]
+        return json.dumps({"schema": SCHEMA, **fields}, indent=2, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Result:
@@ -90,17 +96,25 @@ class Result:
         )
         table.add_column("metric", no_wrap=True)
         table.add_column("value", justify="right", no_wrap=True)
+        if self.intervals:
+            table.add_column("± 95 %", justify="right", no_wrap=True)
         table.add_column("measured against", overflow="fold")
         for name, metric in METRICS.items():
             title = f"  {metric.title}" if metric.parent else metric.title
             if name in self.metrics:
                 style = "dim" if metric.parent else "bold"
-                table.add_row(
-                    title, f"{self.metrics[name]:.{metric.digits}f}", self.against[name], style=style
-                )
+                value = f"{self.metrics[name]:.{metric.digits}f}"
+                table.add_row(title, value, *self._reach(name), self.against[name], style=style)
             elif name in self.absent:
-                table.add_row(title, "absent", self.absent[name])
+                table.add_row(title, "absent", *self._reach(name), self.absent[name])
         return table
+
+    def _reach(self, name: str) -> list[str]:
+        """The cell of the column of intervals, where there is such a column."""
+        if not self.intervals:
+            return []
+        ends = self.intervals.get(name)
+        return [f"{(ends['high'] - ends['low']) / 2:.{METRICS[name].digits}f}" if ends else ""]
 
     def _circumstances(self) -> Table:
         grid = Table.grid(padding=(0, 2))

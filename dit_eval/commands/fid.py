@@ -20,7 +20,7 @@ from dit_eval.commands.progress import progress_bar
     "--json",
     "json_file",
     type=click.Path(allow_dash=True, path_type=Path),
-    help="Write the result as JSON; - is standard output.",
+    help="Write the result as JSON, and beside it what `check` pairs images by; - is standard output.",
 )
 @click.option("--no-cache", is_flag=True, help="Compute features again, and do not keep them.")
 @click.option(
@@ -35,6 +35,7 @@ def fid(samples: Path, reference: str, json_file: Path | None, no_cache: bool, *
     registered name (`dit-eval ref list`). ADM's program takes the two the other way round.
     """
     from dit_eval.evaluate import evaluate  # torch loads here, so --help stays instant
+    from dit_eval.influence import write_influence
 
     with progress_bar("images") as progress:
         result = evaluate(samples, reference, cache=not no_cache, progress=progress, **settings)
@@ -47,4 +48,5 @@ def fid(samples: Path, reference: str, json_file: Path | None, no_cache: bool, *
         return
     if json_file is not None:
         json_file.write_text(result.to_json() + "\n", "utf-8")
+        write_influence(json_file, result)
     click.echo(result.table(width=min(shutil.get_terminal_size().columns, 100)))
