@@ -148,7 +148,7 @@ def main(
         with torch.inference_mode(), matmul_precision(mode, place):
             rate = matmul_rate(torch.bfloat16 if precision == "bf16" else torch.float32, place)
             times = measure(model, draws, rounds)
-        work = images * steps * 2 * chains.count_flops()
+        work = images * steps * 2 * chains.count_flops().flops
         for name, taken in times.items():
             rows.append(
                 {

@@ -13,8 +13,9 @@ import threading
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,11 +34,13 @@ _DECODERS = 4  # threads; Pillow decodes without the interpreter's lock
 class Images(ABC):
     """A sized stream of RGB images of one size.
 
-    path: where they come from; size: (height, width) in pixels.
+    path: where they come from; size: (height, width) in pixels; once: they can be read only once, and
+    their number and digest are known when they have been.
     """
 
     path: Path
     size: tuple[int, int]
+    once: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -63,7 +66,7 @@ class NpzImages(Images):
             )
         self._array = arrays["arr_0"]
         self.path = path
-        self.size = _image_size(path, self._array.shape, self._array.dtype)
+        self.size = _image_size(f"{path}: arr_0", self._array.shape, self._array.dtype)
 
     def __len__(self) -> int:
         return len(self._array)
@@ -77,9 +80,9 @@ class NpzImages(Images):
         return self._array.digest()
 
 
-def _image_size(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, int]:
-    """Height and width, once everything else about `arr_0` has been found right."""
-    found = f"{path}: arr_0 is {dtype} {'×'.join(map(str, shape)) or 'scalar'}"
+def _image_size(name: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, int]:
+    """Height and width, once everything else about an array of images has been found right."""
+    found = f"{name} is {dtype} {'×'.join(map(str, shape)) or 'scalar'}"
     if len(shape) == 4 and shape[3] != 3 and shape[1] == 3:
         raise BatchError(f"{found}; channels come last: save images.transpose(0, 2, 3, 1).")
     if len(shape) != 4 or shape[3] != 3:
@@ -94,6 +97,44 @@ def _image_size(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> tuple[in
     if 0 in shape:
         raise BatchError(f"{found}; there is no image in it.")
     return shape[1], shape[2]
+
+
+class ArrayImages(Images):
+    """Arrays that a program hands over block by block, as from a training loop."""
+
+    path = Path("arrays")
+    once = True
+
+    def __init__(self, arrays: Iterable[np.ndarray]):
+        later = iter([arrays] if isinstance(arrays, np.ndarray) else arrays)
+        first = next(later, None)
+        if first is None:
+            raise BatchError("no array of samples came; expected uint8 N×H×W×3 arrays, one after another.")
+        self.size = _image_size("an array of samples", np.shape(first), np.asarray(first).dtype)
+        self._arrays = chain([first], later)
+        self._n, self._sha = 0, hashlib.sha256()
+
+    def __len__(self) -> int:
+        return self._n
+
+    def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """See Images; all of them, once."""
+        assert (start, stop) == (0, None)
+        for array in map(np.asarray, self._arrays):
+            size = _image_size("an array of samples", array.shape, array.dtype)
+            if size != self.size:
+                raise BatchError(
+                    f"an array of samples has images of {size[0]}×{size[1]} and the first had "
+                    f"{self.size[0]}×{self.size[1]}; a batch has one size."
+                )
+            self._n += len(array)
+            self._sha.update(np.ascontiguousarray(array).data)
+            for first in range(0, len(array), rows):
+                yield array[first : first + rows]
+
+    def digest(self) -> str:
+        """SHA-256 of the pixels that were read."""
+        return self._sha.hexdigest()
 
 
 class PictureImages(Images):

@@ -14,8 +14,10 @@ from dit_eval import __version__
 from dit_eval.commands.fid import fid
 from dit_eval.commands.flops import flops
 from dit_eval.commands.models import models
+from dit_eval.commands.plot import plot
 from dit_eval.commands.ref import ref
 from dit_eval.commands.sample import sample
+from dit_eval.commands.table2 import reproduce, table
 from dit_eval.errors import DitEvalError
 
 
@@ -28,8 +30,11 @@ def main() -> None:
 main.add_command(fid)
 main.add_command(flops)
 main.add_command(models)
+main.add_command(plot)
 main.add_command(ref)
+main.add_command(reproduce)
 main.add_command(sample)
+main.add_command(table)
 
 
 def run() -> None:

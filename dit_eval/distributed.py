@@ -1,7 +1,7 @@
 """Who this process is among others, and how its part of a sum reaches rank 0.
 
-torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process. Nothing here waits at the
-end: a rank sends what it has and is done.
+torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process. A rank sends what it has and
+is done; it waits for the others only where it needs what they have written.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Rank:
 
 @contextmanager
 def joined(rank: Rank) -> Iterator[None]:
-    """The process group, where there is more than one process."""
-    if rank.count == 1:
+    """The process group, where there is more than one process; the one that is there, if we are in it."""
+    if rank.count == 1 or dist.is_initialized():
         yield
         return
     dist.init_process_group("gloo", timeout=_PATIENCE)
@@ -64,6 +64,12 @@ def joined(rank: Rank) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def wait_for_all(rank: Rank) -> None:
+    """Return once every rank has come here."""
+    if rank.count > 1:
+        dist.barrier()
 
 
 def told_by_first(rank: Rank, answer: bool) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from dit_eval import __version__
-from dit_eval.batches import Images, open_images
+from dit_eval.batches import ArrayImages, Images, open_images
 from dit_eval.distributed import joined
 from dit_eval.errors import StatisticsError, UsageError
 from dit_eval.measure import Measurer, Progress, load_measurer
@@ -30,6 +31,7 @@ from dit_eval.references import (
     write_reference,
 )
 from dit_eval.results import Result
+from dit_eval.shards import read_record
 from dit_eval.statistics import BatchStatistics
 
 FULL_RANK = 2048  # fewer images than pool features leave the covariance rank-deficient
@@ -37,7 +39,7 @@ _SORTED = 1.1  # order-free score over the file's: chunks of a shuffled file agr
 
 
 def evaluate(
-    samples: str | Path,
+    samples: str | Path | Iterable[np.ndarray],
     reference: str | Path,
     *,
     protocol: str = "adm",
@@ -52,19 +54,22 @@ def evaluate(
     """FID, sFID, IS, precision and recall of samples against a reference.
 
     samples, reference: an .npz, a folder or a zip of images; the reference may also be a registered name or
-    hold stored statistics. Under torchrun the images are shared out and the Result is rank 0's; other ranks
-    get None. The order is samples, reference: ADM's program takes them the other way round.
+    hold stored statistics. Samples may also be uint8 (n, H, W, 3) arrays, one after another, as from a
+    training loop: they are read once and never kept. Under torchrun the images are shared out and the Result
+    is rank 0's; other ranks get None. The order is samples, reference: ADM's program takes them the other
+    way round.
     Raises DitEvalError for whatever is wrong with the input.
     """
     began = time.monotonic()
-    images = _open_samples(Path(samples), ignore_sample_statistics)
+    images = _open_samples(samples, ignore_sample_statistics)
     target = open_reference(reference, offline=offline)
     measurer = load_measurer(
         protocol, inception=inception, device=device, batch_size=batch_size, offline=offline, cache=cache
     )
     require_same_protocol(target, protocol, measurer.fingerprint)
+    _require_one_process(images, measurer)
     for name, side in (("samples", images), ("reference", target.images)):
-        if side is not None:
+        if side is not None and not side.once:
             require_points(name, len(side), measurer.protocol.neighbour)
     with joined(measurer.rank):
         ours, about_samples = measurer.measure(images, "samples", progress)
@@ -74,16 +79,17 @@ def evaluate(
     if ours is None:
         return None
     numbers = _numbers(ours, target, theirs, measurer)
+    drawn, strangers = _drawn(images, about_samples["digest"])
     return Result(
         metrics=numbers.metrics,
         intervals=numbers.intervals(),
         against=numbers.against,
         absent=numbers.absent,
         protocol=measurer.describe(),
-        samples={"path": str(samples), **about_samples},
+        samples={"path": str(images.path), **about_samples, **drawn},
         reference=_describe_reference(reference, target, about_reference),
         environment=_environment(measurer, time.monotonic() - began),
-        warnings=tuple(_doubts(len(images), numbers.metrics)),
+        warnings=(*_doubts(len(images), numbers.metrics), *strangers),
         influence=numbers.influence,
     )
 
@@ -120,7 +126,10 @@ def make_reference(
     return Path(out)
 
 
-def _open_samples(path: Path, ignore_statistics: bool) -> Images:
+def _open_samples(samples: str | Path | Iterable[np.ndarray], ignore_statistics: bool) -> Images:
+    if not isinstance(samples, (str, Path)):
+        return ArrayImages(samples)
+    path = Path(samples)
     images = open_images(path)
     if not ignore_statistics and has_statistics(path):
         raise UsageError(
@@ -128,6 +137,25 @@ def _open_samples(path: Path, ignore_statistics: bool) -> Images:
             "REFERENCE. If these are the samples, --ignore-sample-statistics computes them from the images."
         )
     return images
+
+
+def _require_one_process(images: Images, measurer: Measurer) -> None:
+    if images.once and measurer.rank.count > 1:
+        raise UsageError(
+            f"arrays are evaluated by one process, and there are {measurer.rank.count}. "
+            "Write them to an .npz, which all of them can read."
+        )
+
+
+def _drawn(images: Images, digest: str) -> tuple[dict[str, Any], list[str]]:
+    """How the samples were drawn and a network's cost, where their record says; and the doubts about it."""
+    record = read_record(images.path)
+    if not record:
+        return {}, []
+    if record.get("digest") != digest:
+        path = images.path.with_suffix(".json")
+        return {}, [f"{path} describes other images than {images.path}; the model behind them is not known."]
+    return {"plan": record["plan"], "macs": record["macs"]}, []
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-from dit_eval.assets import folder
 from dit_eval.dit import BLOCKS, DIT
 from dit_eval.flops import FlopCount, count_decoder, count_flops
+from dit_eval.published import published_gflops
 
 Format = Literal["text", "markdown", "csv", "json"]
 
@@ -110,18 +109,6 @@ def flop_rows(*, image_size: int = 256, block: str = "adaln-zero") -> list[FlopR
         )
         for model, block in chosen
     ]
-
-
-def published_gflops() -> dict[tuple[str, str, int], Decimal]:
-    """The papers' "Gflops" by model, block and image size, with the digits that were printed."""
-    text = (folder("reference_stats") / "published.toml").read_text("utf-8")
-    entries = tomllib.loads(text, parse_float=Decimal)["gflops"]
-    return {
-        (entry["model"], entry.get("block", "adaln-zero"), entry.get("image_size", 256)): Decimal(
-            entry["gflops"]
-        )
-        for entry in entries
-    }
 
 
 def render(rows: Sequence[FlopRow], style: Format) -> str:

@@ -64,7 +64,12 @@ class FlopCount:
 
 
 def count_flops(
-    model: str | DiTConfig, *, image_size: int = 256, block: str = "adaln-zero", num_classes: int = 1000
+    model: str | DiTConfig,
+    *,
+    image_size: int = 256,
+    in_channels: int = 4,
+    num_classes: int = 1000,
+    block: str = "adaln-zero",
 ) -> FlopCount:
     """The cost of one forward pass of one image through a DiT, without running it.
 
@@ -77,19 +82,25 @@ def count_flops(
             f"an image of {image_size} pixels has no whole latent; choose a multiple of {VAE_STRIDE}."
         )
     config = DIT[model_name(model)] if isinstance(model, str) else model
+    size = image_size // VAE_STRIDE
     one, two = (
-        _count(replace(config, depth=depth), image_size // VAE_STRIDE, num_classes, block) for depth in (1, 2)
+        _count(replace(config, depth=depth), size, in_channels, num_classes, block) for depth in (1, 2)
     )
     total = {key: one[key] + (config.depth - 1) * (two[key] - one[key]) for key in one}  # blocks are alike
     return FlopCount(layer_norm=total.pop("layer_norm"), params=total.pop("params"), by_operator=total)
 
 
 @cache
-def _count(config: DiTConfig, input_size: int, num_classes: int, block: str) -> dict[str, int]:
+def _count(
+    config: DiTConfig, input_size: int, in_channels: int, num_classes: int, block: str
+) -> dict[str, int]:
     """What `FlopCount` holds, by name, for a DiT traced on meta tensors."""
     with torch.device("meta"):
-        dit = build_dit(config, input_size=input_size, num_classes=num_classes, block=block).to("meta").eval()
-        latents = torch.empty(1, dit.in_channels, input_size, input_size)
+        dit = build_dit(
+            config, input_size=input_size, in_channels=in_channels, num_classes=num_classes, block=block
+        )
+        dit = dit.to("meta").eval()
+        latents = torch.empty(1, in_channels, input_size, input_size)
         t, y = torch.empty(1), torch.empty(1, dtype=torch.int64)
     analysis = _analyse(dit, (latents, t, y))
     macs = analysis.by_operator()

@@ -122,7 +122,8 @@ def generate(
         folder.open()
         if not folder.finished():
             _draw(chains, decoder, plan, folder, share, progress)
-            folder.merge(chains.labels, {"environment": _environment(rank, chosen)})
+            facts = {"macs": chains.count_flops().macs, "environment": _environment(rank, chosen)}
+            folder.merge(chains.labels, facts)
     return target
 
 
@@ -137,7 +138,7 @@ def _draw(
     """Draw the batches of our share that are not there yet."""
     todo = [batch for batch in folder.missing() if share.takes(batch)]
     wanted, drawn = sum(map(plan.count, todo)), 0.0
-    flops_per_pass = chains.count_flops() if tell else 0
+    flops_per_pass = chains.count_flops().flops if tell else 0
 
     def watch(denoiser: Denoiser, images: int) -> Denoiser:
         def watched(x: Tensor, t: float) -> Tensor:

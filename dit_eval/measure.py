@@ -45,9 +45,11 @@ class Measurer:
         self, images: Images, whose: str, progress: Progress | None
     ) -> tuple[BatchStatistics | None, dict[str, Any]]:
         """Statistics of the images (None on ranks other than 0) and what to say of them in a Result."""
-        digest = images.digest()
-        about = {"n": len(images), "size": list(images.size), "digest": digest, "cached": False}
-        entry = self._cache_entry(digest)
+        if images.once:
+            statistics = self._extract(images, whose, progress)
+            return statistics, _describe(images)
+        about = _describe(images)
+        entry = self._cache_entry(about["digest"])
         kept = _read(entry) if entry and self.rank.index == 0 else None
         if told_by_first(self.rank, kept is not None):
             return self._restore(kept) if kept else None, {**about, "cached": True}
@@ -71,16 +73,16 @@ class Measurer:
 
     def _extract(self, images: Images, whose: str, progress: Progress | None) -> BatchStatistics:
         """Statistics of this rank's share of the images; rank 0 has room for the others'."""
-        start, stop = self.rank.share(len(images))
+        start, stop = (0, None) if images.once else self.rank.share(len(images))
         statistics = BatchStatistics(
             self.protocol.inception_score_chunk,
             *self.extractor.dimensions,
-            capacity=len(images) if self.rank.index == 0 else stop - start,
+            capacity=len(images) if self.rank.index == 0 or stop is None else stop - start,
         )
         for features in self.extractor.stream(images, self.batch_size, start, stop):
             statistics.update(features, start + statistics.n)
             if progress:
-                progress(whose, statistics.n, stop - start)
+                progress(whose, statistics.n, statistics.n if stop is None else stop - start)
         return statistics
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> BatchStatistics:
@@ -125,6 +127,10 @@ def load_measurer(
         rank=rank,
         cache=cache,
     )
+
+
+def _describe(images: Images) -> dict[str, Any]:
+    return {"n": len(images), "size": list(images.size), "digest": images.digest(), "cached": False}
 
 
 def _read(entry: Path) -> dict[str, np.ndarray] | None:

@@ -6,8 +6,12 @@ A metric that could not be computed is absent, with the reason; it is never show
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from html import escape
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -80,6 +84,29 @@ class Result:
             raise ResultError("not a result of dit-eval; expected the JSON that `--json` writes.") from None
         raise ResultError(f"a result of schema {schema}; this version reads schema {SCHEMA}.")
 
+    @property
+    def name(self) -> str:
+        """What the samples are called in a table: model and guidance, or the file where these are unknown."""
+        plan = self.samples.get("plan")
+        return f"{plan['model']} (cfg={plan['cfg']:.2f})" if plan else Path(self.samples["path"]).name
+
+    def _repr_html_(self) -> str:
+        """The metrics as a table, for notebooks."""
+        rows = [
+            f"<tr><td>{metric.title}</td><td>{self.metrics[name]:.{metric.digits}f}</td>"
+            f"<td>{escape(self.against[name])}</td></tr>"
+            for name, metric in METRICS.items()
+            if name in self.metrics
+        ]
+        rows += [
+            f"<tr><td>{METRICS[name].title}</td><td>absent</td><td>{escape(reason)}</td></tr>"
+            for name, reason in self.absent.items()
+        ]
+        about = f"{self.name}: {self.samples['n']:,} images, protocol {self.protocol['name']}"
+        head = "<tr><th>metric</th><th>value</th><th>measured against</th></tr>"
+        fingerprint = self.protocol["fingerprint"]
+        return f"<table><caption>{escape(about)} {fingerprint}</caption>{head}{''.join(rows)}</table>"
+
     def table(self, width: int = 80, colour: bool = False) -> str:
         """The result for a terminal of `width` columns."""
         console = Console(width=width, force_terminal=colour, no_color=not colour, highlight=False)
@@ -89,11 +116,8 @@ class Result:
         return capture.get().rstrip()
 
     def _numbers(self) -> Table:
-        n = self.samples["n"]
-        size = f"{n // 1000}K" if n % 1000 == 0 else f"{n:,}"
-        table = Table(
-            title=f"FID-{size}, protocol {self.protocol['name']}", title_justify="left", box=SIMPLE_HEAD
-        )
+        title = f"FID-{short_count(self.samples['n'])}, protocol {self.protocol['name']}"
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
         table.add_column("metric", no_wrap=True)
         table.add_column("value", justify="right", no_wrap=True)
         if self.intervals:
@@ -130,6 +154,37 @@ class Result:
         versions = f"dit-eval {where['dit_eval']}, torch {where['torch']}"
         grid.add_row("run", f"{versions}, {where['device']}, {where['seconds']:.1f} s")
         return grid
+
+
+def read_result(path: Path) -> Result:
+    """The result in a JSON file. Raises ResultError, naming the file, if there is none."""
+    try:
+        return Result.from_json(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, ResultError) as error:
+        raise ResultError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Write a result as JSON; it appears when it is whole. Raises ResultError if it cannot be written."""
+    write_text(path, result.to_json() + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file that appears when it is whole. Raises ResultError if it cannot be written."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise ResultError(f"{path} cannot be written: {error.strerror or error}.") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def short_count(n: int) -> str:
+    """A number of images as in "FID-50K"."""
+    return f"{n // 1000}K" if n % 1000 == 0 else f"{n:,}"
 
 
 def _describe_side(side: Mapping[str, Any]) -> str:

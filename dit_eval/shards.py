@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import shutil
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -82,7 +82,7 @@ class ShardFolder:
     def write(self, number: int, images: NDArray[np.uint8]) -> None:
         """Keep one shard, (n, H, W, 3)."""
         assert images.shape == (self._count(number), *self.shape)
-        own = self.folder / f"{socket.gethostname()}-{os.getpid()}.npz"
+        own = self.folder / f"{platform.node()}-{os.getpid()}.npz"
         try:
             write_npz(own, {"arr_0": images})
             own.replace(self._path(number))
@@ -95,7 +95,7 @@ class ShardFolder:
     def merge(self, labels: NDArray[np.int64], provenance: Mapping[str, Any]) -> bool:
         """Write the npz if every shard is there; True if the batch is finished, by us or by another.
 
-        labels: (num,), stored as arr_1; provenance: what OUT.json says beside plan and checksum.
+        labels: (num,), stored as arr_1; provenance: what OUT.json says beside plan and checksums.
         """
         if self.missing():
             return self.finished()
@@ -104,9 +104,15 @@ class ShardFolder:
                 whole = self.folder / "whole.npz"
                 images = Rows((self.num, *self.shape), np.uint8, self._images())
                 write_npz(whole, {"arr_0": images, "arr_1": labels})
-                for array in members(whole).values():
-                    array.digest()  # reads it back and compares its checksum
-                facts = {"schema": 1, "plan": self.settings, "sha256": sha256(whole), **provenance}
+                # What a Result calls the digest of these images; taking it compares the file's checksums.
+                digests = {name: array.digest() for name, array in members(whole).items()}
+                facts = {
+                    "schema": 1,
+                    "plan": self.settings,
+                    "sha256": sha256(whole),
+                    "digest": digests["arr_0"],
+                    **provenance,
+                }
                 _write_json(self.record, facts)
                 whole.replace(self.out)
             self._remove_folder()
@@ -171,6 +177,12 @@ class ShardFolder:
             )
 
 
+def read_record(batch: Path) -> dict[str, Any]:
+    """What OUT.json says of the batch OUT.npz: plan, sha256, digest and more; empty where there is none."""
+    record = _read_json(batch.with_suffix(".json")) if batch.suffix == ".npz" else {}
+    return record if "plan" in record else {}
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text("utf-8"))
@@ -180,7 +192,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file that appears under its name when it is whole and on the disk."""
-    own = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    own = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         with own.open("w", encoding="utf-8") as stream:
             stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

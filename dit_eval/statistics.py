@@ -20,7 +20,7 @@ class BatchStatistics:
     """
 
     def __init__(self, chunk: int, pool_dim: int, spatial_dim: int, classes: int, capacity: int):
-        """chunk: images per chunk of the inception score; capacity: images to come, at most."""
+        """chunk: images per chunk of the inception score; capacity: images to come, as far as is known."""
         self.pool = Moments(pool_dim)
         self.spatial = Moments(spatial_dim)
         self.score = InceptionScore(chunk)
@@ -95,6 +95,9 @@ class BatchStatistics:
 
     def _keep(self, features: Features) -> None:
         rows = slice(self.n, self.n + len(features.pool))
+        if rows.stop > len(self._images.pool):
+            grow = max(rows.stop, 2 * len(self._images.pool)) - len(self._images.pool)
+            self._images = Features(*(np.pad(part, ((0, grow), (0, 0))) for part in self._images))
         for kept, new in zip(self._images, features, strict=True):
             limit = np.finfo(kept.dtype).max
             kept[rows] = np.clip(new, -limit, limit)

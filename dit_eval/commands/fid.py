@@ -10,6 +10,8 @@ import click
 
 from dit_eval.commands import options
 from dit_eval.commands.progress import progress_bar
+from dit_eval.errors import UsageError
+from dit_eval.results import write_result
 
 
 @click.command()
@@ -19,16 +21,24 @@ from dit_eval.commands.progress import progress_bar
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(allow_dash=True, path_type=Path),
+    type=options.OUTPUT,
     help="Write the result as JSON, and beside it what `check` pairs images by; - is standard output.",
 )
+@click.option("--report", type=options.OUTPUT, help="Write it as a page, .html, with figures and samples.")
 @click.option("--no-cache", is_flag=True, help="Compute features again, and do not keep them.")
 @click.option(
     "--ignore-sample-statistics",
     is_flag=True,
     help="If SAMPLES carry stored statistics, compute them from the images all the same.",
 )
-def fid(samples: Path, reference: str, json_file: Path | None, no_cache: bool, **settings: Any) -> None:
+def fid(
+    samples: Path,
+    reference: str,
+    json_file: Path | None,
+    report: Path | None,
+    no_cache: bool,
+    **settings: Any,
+) -> None:
     """FID, sFID, IS, precision and recall of SAMPLES against REF.
 
     SAMPLES and REF are an .npz, a folder or a zip of images. REF may also hold stored statistics, or be a
@@ -37,6 +47,7 @@ def fid(samples: Path, reference: str, json_file: Path | None, no_cache: bool, *
     from dit_eval.evaluate import evaluate  # torch loads here, so --help stays instant
     from dit_eval.influence import write_influence
 
+    _spare_the_record(samples, json_file)
     with progress_bar("images") as progress:
         result = evaluate(samples, reference, cache=not no_cache, progress=progress, **settings)
     if result is None:  # a rank other than 0
@@ -45,8 +56,24 @@ def fid(samples: Path, reference: str, json_file: Path | None, no_cache: bool, *
         click.echo(f"Warning: {warning}", err=True)
     if str(json_file) == "-":
         click.echo(result.to_json())
-        return
-    if json_file is not None:
-        json_file.write_text(result.to_json() + "\n", "utf-8")
-        write_influence(json_file, result)
-    click.echo(result.table(width=min(shutil.get_terminal_size().columns, 100)))
+    else:
+        click.echo(result.table(width=min(shutil.get_terminal_size().columns, 100)))
+        if json_file is not None:
+            write_influence(json_file, result)
+            write_result(json_file, result)
+    if report is not None:
+        from dit_eval.report.page import write_report  # matplotlib
+
+        write_report(report, [result], title=result.name)
+
+
+def _spare_the_record(samples: Path, json_file: Path | None) -> None:
+    """Refuse to overwrite the JSON that says how the samples were drawn."""
+    from dit_eval.shards import read_record  # numpy
+
+    record = samples.with_suffix(".json")
+    if json_file is not None and json_file.resolve() == record.resolve() and read_record(samples):
+        raise UsageError(
+            f"{record} says how {samples} was drawn and stays; write the result to another file, "
+            f"e.g. --json {samples.with_suffix('.result.json')}."
+        )

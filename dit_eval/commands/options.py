@@ -11,8 +11,28 @@ import click
 Command = Callable[..., Any]
 
 FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
 PATH = click.Path(path_type=Path)
 
+
+class _Output(click.Path):
+    """A file to write, in a folder that is there: found out before an hour of work, not after."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        if not path.parent.is_dir():
+            self.fail(f"{path}: its folder does not exist; make it first.", param, ctx)
+        return path
+
+
+OUTPUT = _Output(dir_okay=False, allow_dash=True, path_type=Path)
+
+inception = click.option(
+    "--inception",
+    type=FILE,
+    envvar="DIT_EVAL_INCEPTION",
+    help="Weights of the feature network, .pth or .safetensors, instead of the registered ones.",
+)
 device = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -40,12 +60,7 @@ def measuring(command: Command) -> Command:
                 show_default=True,
                 help="adm: as in the papers; clean: clean-fid's resize.",
             ),
-            click.option(
-                "--inception",
-                type=FILE,
-                envvar="DIT_EVAL_INCEPTION",
-                help="Weights of the feature network, .pth or .safetensors, instead of the registered ones.",
-            ),
+            inception,
             batch_size,
             device,
             offline,

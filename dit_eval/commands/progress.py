@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +21,9 @@ from rich.progress import (
 )
 from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from dit_eval.generate import Progress as Drawn
 
 
 class _Rate(ProgressColumn):
@@ -56,6 +62,29 @@ def download_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(name, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+@contextmanager
+def sampling_bar() -> Iterator[Callable[[Drawn], None]]:
+    """A line on standard error, if that is a terminal; of a machine's ranks only the first draws it."""
+    console = Console(stderr=True)
+    hidden = not console.is_terminal or os.environ.get("LOCAL_RANK", "0") != "0"
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} images"),
+        TextColumn("{task.fields[rate]}"),
+        TimeLeft(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task("", total=None, rate="", visible=False)
+        start = time.monotonic()
+
+        def show(progress: Drawn) -> None:
+            seconds = time.monotonic() - start
+            rate = f"{progress.drawn / seconds:.3g} images/s, {progress.flops / seconds / 1e12:.3g} TFLOP/s"
+            bar.update(task, completed=progress.drawn, total=progress.wanted, rate=rate, visible=True)
+
+        yield show
 
 
 def stdout_console() -> Console:

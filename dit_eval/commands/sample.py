@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from dit_eval.commands import options
-
-if TYPE_CHECKING:
-    from dit_eval.generate import Progress
+from dit_eval.commands.progress import sampling_bar
 
 
 class _Shard(click.ParamType):
@@ -66,7 +60,7 @@ def sample(out: Path, grid: Path | None, **settings: Any) -> None:
     """
     from dit_eval.generate import generate  # torch loads here, so --help stays instant
 
-    with _progress_bar() as progress:
+    with sampling_bar() as progress:
         path = generate(out=out, progress=progress, **settings)
     if not path.exists():
         click.echo(
@@ -78,30 +72,3 @@ def sample(out: Path, grid: Path | None, **settings: Any) -> None:
 
         draw_grid(path, grid)
     click.echo(path)
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[Progress], None]]:
-    """A line on standard error, if that is a terminal; of a machine's ranks only the first draws it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    hidden = not console.is_terminal or os.environ.get("LOCAL_RANK", "0") != "0"
-    columns = (
-        BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} images"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    with Bar(*columns, console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task("", total=None, rate="", visible=False)
-        start = time.monotonic()
-
-        def show(progress: Progress) -> None:
-            seconds = time.monotonic() - start
-            rate = f"{progress.drawn / seconds:.3g} images/s, {progress.flops / seconds / 1e12:.3g} TFLOP/s"
-            bar.update(task, completed=progress.drawn, total=progress.wanted, rate=rate, visible=True)
-
-        yield show

@@ -56,8 +56,12 @@ class Extractor:
     def stream(
         self, images: Images, batch_size: int, start: int = 0, stop: int | None = None
     ) -> Iterator[Features]:
-        """Features of images start…stop in file order, block by block; decoding runs ahead."""
-        for block in prefetch(images.blocks(batch_size, start, stop)):
+        """Features of images start…stop in file order, block by block; decoding runs ahead.
+
+        Images of a running program are made where they are read: in its own thread.
+        """
+        blocks = images.blocks(batch_size, start, stop)
+        for block in blocks if images.once else prefetch(blocks):
             yield self(block)
 
     def _full_float32(self) -> AbstractContextManager[None]:

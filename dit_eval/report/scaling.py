@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dit_eval.errors import ResultError, UsageError
-from dit_eval.results import Result
+from dit_eval.published import architecture
+from dit_eval.results import read_result
 
 if TYPE_CHECKING:
     from dit_eval.flop_table import FlopRow
@@ -87,21 +86,17 @@ def _point(axes: Axes, model: str, x: float, y: float) -> None:
 
 
 def _measured(path: Path) -> Measured:
-    """What a result and the record beside its samples say. Raises ResultError if it is not enough."""
+    """What a result says of model and FID. Raises ResultError if it is not enough."""
+    result = read_result(path)
     try:
-        result = Result.from_json(path.read_text("utf-8"))
-        record = Path(result.samples["path"]).with_suffix(".json")
-        plan = json.loads(record.read_text("utf-8"))["plan"]
-        name, image_size = plan["model"], plan["image_size"]
-        fid, n = result.metrics["fid"], result.samples["n"]
-    except (OSError, UnicodeDecodeError, ResultError) as error:
-        raise ResultError(f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
+        plan, fid = result.samples["plan"], result.metrics["fid"]
+    except KeyError as error:
         raise ResultError(
-            f"{path}: the model behind it is not known ({error} is missing). "
-            "Plot results of batches drawn by `dit-eval sample`, with their JSON still beside them."
+            f"{path}: it has no {error}. Plot the FID of batches that `dit-eval sample` drew, measured with "
+            "their JSON beside them."
         ) from None
-    match = re.search(r"(XL|S|B|L)[/-]([248])", name, re.IGNORECASE)
-    if match is None:
-        raise ResultError(f"{path}: its model, {name}, is none of the twelve architectures.")
-    return Measured(model=f"{match[1].upper()}/{match[2]}", image_size=image_size, fid=fid, n=n)
+    name = architecture(plan["model"])
+    if name is None:
+        raise ResultError(f"{path}: its model, {plan['model']}, is none of the twelve architectures.")
+    size = plan["image_size"]
+    return Measured(model=name.split("-")[1], image_size=size, fid=fid, n=result.samples["n"])

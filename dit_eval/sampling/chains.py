@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from dit_eval.sampling.network import SampledNetwork
 from dit_eval.sampling.noise import ImageNoise
 from dit_eval.sampling.plan import Plan, choose_labels
 from dit_eval.sampling.schedules import diffusion_schedule
+
+if TYPE_CHECKING:
+    from dit_eval.flops import FlopCount
 
 
 class Chains:
@@ -34,13 +37,18 @@ class Chains:
         self.labels = choose_labels(plan.labels, num=plan.num, num_classes=dit.num_classes, seed=plan.seed)
         self.network = SampledNetwork(dit, precision=plan.precision, compiled=plan.compile)
 
-    def count_flops(self) -> int:
-        """Floating-point operations of one image's pass through the network, as in `flops table`."""
-        from dit_eval.flops import VAE_STRIDE, count_flops  # fvcore, which only a progress bar needs
+    def count_flops(self) -> FlopCount:
+        """The cost of one image's pass through the network, as in `flops table`."""
+        from dit_eval.flops import VAE_STRIDE, count_flops  # fvcore takes a second to load
 
         dit = self._dit
-        size = VAE_STRIDE * dit.input_size
-        return count_flops(dit.config, image_size=size, block=dit.block, num_classes=dit.num_classes).flops
+        return count_flops(
+            dit.config,
+            image_size=VAE_STRIDE * dit.input_size,
+            in_channels=dit.in_channels,
+            num_classes=dit.num_classes,
+            block=dit.block,
+        )
 
     def draw(self, indices: NDArray[np.int64], watch: Callable[[Denoiser], Denoiser]) -> Tensor:
         """The samples (N, C, h, w) float32 of N images; `watch` may wrap the denoiser to see every step."""

@@ -18,8 +18,9 @@ from dit_eval import flops
 from dit_eval.cli import main
 from dit_eval.dit import BLOCKS, DIT, DiTConfig, build_dit
 from dit_eval.errors import CostError, UsageError
-from dit_eval.flop_table import FlopRow, flop_rows, published_gflops
+from dit_eval.flop_table import FlopRow, flop_rows
 from dit_eval.flops import count_decoder, count_flops
+from dit_eval.published import published_gflops
 
 
 def counted_by_torch(model: torch.nn.Module, *inputs: torch.Tensor) -> int:

@@ -130,7 +130,7 @@ def test_progress_counts_the_operations_of_guidance(draw):
     told = []
     draw(progress=told.append, batch_size=7)
     assert told[-1].drawn == pytest.approx(NUM)
-    flops = count_flops(CONFIG, image_size=8 * 8, num_classes=CLASSES).flops
+    flops = count_flops(CONFIG, image_size=8 * 8, in_channels=3, num_classes=CLASSES).flops
     assert told[-1].flops == NUM * 6 * 2 * flops
 
 

@@ -30,6 +30,18 @@ FORBIDDEN = {
     "npz.py": ("torch",),
     "batches.py": ("torch",),
     "results.py": ("torch", "numpy"),
+    "published.py": ("torch", "numpy"),
+    "table2.py": ("torch", "numpy"),
+    "report": (
+        "torch",
+        "dit_eval.dit",
+        "dit_eval.sampling",
+        "dit_eval.features",
+        "dit_eval.metrics",
+        "dit_eval.evaluate",
+        "dit_eval.generate",
+        "dit_eval.flops",
+    ),
 }
 NETWORK = ("urllib", "requests", "http", "socket", "huggingface_hub")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -15,18 +13,21 @@ from dit_eval.report.scaling import plot_scaling
 from dit_eval.results import Result
 
 
-def write_result(folder, *, model="DiT-S/8", image_size=256, fid=60.0):
+def write_result(folder, *, model: str | None = "DiT-S/8", image_size=256, fid=60.0):
     """A result whose samples `dit-eval sample` has drawn."""
     result = Result(
         metrics={"fid": fid},
         against={},
         absent={},
         protocol={},
-        samples={"path": str(folder / "batch.npz"), "n": 50_000},
+        samples={
+            "path": "batch.npz",
+            "n": 50_000,
+            **({"plan": {"model": model, "image_size": image_size}} if model else {}),
+        },
         reference={},
         environment={},
     )
-    (folder / "batch.json").write_text(json.dumps({"plan": {"model": model, "image_size": image_size}}))
     (folder / "result.json").write_text(result.to_json())
     return folder / "result.json"
 
@@ -57,8 +58,8 @@ def test_a_result_that_names_no_dit_is_refused(tmp_path):
     result = write_result(tmp_path, model="digits")
     with pytest.raises(ResultError, match="digits, is none of the twelve"):
         plot_scaling(tmp_path / "scaling.svg", flop_rows(), [result])
-    (tmp_path / "batch.json").write_text("{}")
-    with pytest.raises(ResultError, match="model behind it is not known"):
+    result = write_result(tmp_path, model=None)
+    with pytest.raises(ResultError, match="it has no 'plan'"):
         plot_scaling(tmp_path / "scaling.svg", flop_rows(), [result])
     assert not (tmp_path / "scaling.svg").exists()
 

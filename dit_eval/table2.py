@@ -1,0 +1,170 @@
+"""Table 2 of the DiT paper, with rows of one's own beside the paper's.
+
+A result stands beside the paper's rows if it measures the same thing: protocol, weights of the network,
+reference, size and number of images. Any other stands apart, with the reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from dit_eval.assets import cached_path, lookup
+from dit_eval.errors import ResultError
+from dit_eval.published import Published, architecture, published_results
+from dit_eval.results import Result, short_count
+
+TITLE = "Class-conditional ImageNet 256×256, Peebles & Xie 2023, table 2"
+PROTOCOL, REFERENCE, IMAGE_SIZE, NUM = "adm", "imagenet-256", 256, 50_000  # what the paper's rows measure
+
+COLUMNS = {  # metric → heading and digits after the point, as the paper prints them
+    "fid": ("FID↓", 2),
+    "sfid": ("sFID↓", 2),
+    "inception_score": ("IS↑", 2),
+    "precision": ("Prec.↑", 2),
+    "recall": ("Rec.↑", 2),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table.
+
+    n: images behind the FID; paper: the paper's row of the same model and guidance; reasons: why it cannot
+    stand beside the paper's.
+    """
+
+    name: str
+    n: int
+    metrics: Mapping[str, float]
+    paper: Published | None = None
+    reasons: tuple[str, ...] = ()
+
+    def cells(self) -> dict[str, str]:
+        """Every metric as printed, by name; a dash where there is none."""
+        return {
+            name: f"{self.metrics[name]:.{digits}f}" if name in self.metrics else "–"
+            for name, (_, digits) in COLUMNS.items()
+        }
+
+    def differences(self) -> dict[str, str]:
+        """Ours less the paper's, of the metrics that both have."""
+        theirs = self.paper.metrics if self.paper else {}
+        return {
+            name: f"{self.metrics[name] - theirs[name]:+z.{digits}f}"
+            for name, (_, digits) in COLUMNS.items()
+            if name in theirs and name in self.metrics
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table2:
+    """The paper's rows, ours beside them and ours apart; `protocol` says what ours measure."""
+
+    paper: tuple[Row, ...]
+    ours: tuple[Row, ...]
+    apart: tuple[Row, ...]
+    protocol: str
+
+    @property
+    def title(self) -> str:
+        """What the rows have measured: as the paper where one of ours has, too."""
+        return TITLE if self.ours or not self.apart else f"Measured by protocol {self.protocol.split()[0]}"
+
+    def reasons(self) -> list[str]:
+        """A sentence for the rows that stand apart, one for each set of reasons."""
+        names: dict[tuple[str, ...], list[str]] = {}
+        for row in self.apart:
+            names.setdefault(row.reasons, []).append(row.name)
+        return [
+            f"Not comparable with the paper's rows: {', '.join(some)} ({'; '.join(reasons)})."
+            for reasons, some in names.items()
+        ]
+
+    def text(self, width: int = 80, colour: bool = False, paper: bool = True) -> str:
+        """The table for a terminal of `width` columns; paper: with the paper's rows even if none compares."""
+        with_paper = paper or bool(self.ours)
+        table = Table(title=TITLE if with_paper else self.title, title_justify="left", box=SIMPLE_HEAD)
+        table.add_column("model", overflow="fold")
+        table.add_column("n", justify="right", no_wrap=True)
+        for heading, _ in COLUMNS.values():
+            table.add_column(heading, justify="right", no_wrap=True)
+        for rows in (self.paper if with_paper else (), self.ours, self.apart):
+            for row in rows:
+                table.add_row(row.name, short_count(row.n), *row.cells().values())
+                if differences := row.differences():
+                    cells = (differences.get(name, "") for name in COLUMNS)
+                    table.add_row("  less the paper's", "", *cells, style="dim")
+            table.add_section()
+        console = Console(width=width, force_terminal=colour, no_color=not colour, highlight=False)
+        with console.capture() as capture:
+            console.print(table)
+            if self.protocol:
+                console.print(f"Ours by protocol {self.protocol}; n: images behind the FID.")
+            for sentence in self.reasons():
+                console.print(sentence)
+        return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
+
+
+def table2(results: Sequence[Result]) -> Table2:
+    """The table with these results. Raises ResultError if they are of more than one protocol."""
+    protocols = {f"{each.protocol['name']} {each.protocol['fingerprint']}": each for each in results}
+    if len(protocols) > 1:
+        one, other = list(protocols)[:2]
+        raise ResultError(
+            f"{protocols[one].samples['path']} was measured by protocol {one} and "
+            f"{protocols[other].samples['path']} by {other}; one table holds numbers of one protocol. "
+            "Leave one of them out, or measure it again."
+        )
+    rows = [_row(result) for result in results]
+    return Table2(
+        paper=tuple(
+            Row(name=each.label, n=each.num, metrics=each.metrics)
+            for each in published_results().values()
+            if each.source.endswith("table 2")
+        ),
+        ours=tuple(row for row in rows if not row.reasons),
+        apart=tuple(row for row in rows if row.reasons),
+        protocol=next(iter(protocols), ""),
+    )
+
+
+def paper_row(result: Result) -> Published | None:
+    """The published row of the same architecture, image size, guidance and sampler."""
+    plan = result.samples.get("plan")
+    if not plan:
+        return None
+    key = (architecture(plan["model"]), plan["image_size"], plan["cfg"], plan["sampler"])
+    for each in published_results().values():
+        if each.model and key == (each.model, each.image_size, each.cfg, each.sampler):
+            return each
+    return None
+
+
+def _row(result: Result) -> Row:
+    reasons = tuple(_differs(result))
+    paper = None if reasons else paper_row(result)
+    return Row(name=result.name, n=result.samples["n"], metrics=result.metrics, paper=paper, reasons=reasons)
+
+
+def _differs(result: Result) -> list[str]:
+    """Why a result does not measure what the paper's rows do."""
+    reasons = []
+    if result.protocol["name"] != PROTOCOL:
+        reasons.append(f"protocol {result.protocol['name']}, not {PROTOCOL}")
+    elif not result.protocol["weights"]["official"]:
+        reasons.append("custom weights of the feature network")
+    asset = lookup("reference_stats", REFERENCE)
+    if Path(result.reference["path"]).name not in (asset.name, cached_path(asset).name):
+        reasons.append(f"measured against {Path(result.reference['path']).name}, not {REFERENCE}")
+    if result.samples["size"] != [IMAGE_SIZE, IMAGE_SIZE]:
+        height, width = result.samples["size"]
+        reasons.append(f"images of {height}×{width}, not {IMAGE_SIZE}×{IMAGE_SIZE}")
+    if result.samples["n"] != NUM:
+        reasons.append(f"{result.samples['n']:,} images, not {NUM:,}")
+    return reasons
