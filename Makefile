@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install check format test unit demo bench clean
+.PHONY: help install check format test unit slow demo bench clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -28,6 +28,9 @@ test: $(INSTALLED) ## every tier of tests
 
 unit: $(INSTALLED) ## the tier that takes seconds
 	$(BIN)/pytest tests/unit
+
+slow: $(INSTALLED) ## simulations of known truth: coverage of intervals, false alarms of the check
+	$(BIN)/pytest -m simulation
 
 demo: $(INSTALLED) ## the main job on small real input, end to end
 	$(BIN)/python tools/demo.py

@@ -11,6 +11,7 @@ import sys
 import click
 
 from dit_eval import __version__
+from dit_eval.commands.check import check
 from dit_eval.commands.fid import fid
 from dit_eval.commands.flops import flops
 from dit_eval.commands.models import models
@@ -27,6 +28,7 @@ def main() -> None:
     """The numbers by which diffusion transformers are judged."""
 
 
+main.add_command(check)
 main.add_command(fid)
 main.add_command(flops)
 main.add_command(models)

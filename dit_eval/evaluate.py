@@ -15,6 +15,7 @@ import torch
 
 from dit_eval import __version__
 from dit_eval.batches import ArrayImages, Images, open_images
+from dit_eval.comparability import fingerprint
 from dit_eval.distributed import joined
 from dit_eval.errors import StatisticsError, UsageError
 from dit_eval.measure import Measurer, Progress, load_measurer
@@ -80,14 +81,18 @@ def evaluate(
         return None
     numbers = _numbers(ours, target, theirs, measurer)
     drawn, strangers = _drawn(images, about_samples["digest"])
+    circumstances = {
+        "protocol": measurer.describe(),
+        "samples": {"path": str(images.path), **about_samples, **drawn},
+        "reference": _describe_reference(reference, target, about_reference),
+    }
     return Result(
         metrics=numbers.metrics,
         intervals=numbers.intervals(),
         against=numbers.against,
         absent=numbers.absent,
-        protocol=measurer.describe(),
-        samples={"path": str(images.path), **about_samples, **drawn},
-        reference=_describe_reference(reference, target, about_reference),
+        **circumstances,
+        fingerprint=fingerprint(**circumstances),
         environment=_environment(measurer, time.monotonic() - began),
         warnings=(*_doubts(len(images), numbers.metrics), *strangers),
         influence=numbers.influence,

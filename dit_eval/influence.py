@@ -6,6 +6,7 @@ RESULT.influence.npz    metric → float32 (n,), and the digest of the images th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,9 @@ def influence_path(result_json: Path) -> Path:
     return result_json.with_suffix(".influence.npz")
 
 
-def write_influence(result_json: Path, result: Result) -> None:
-    """Write the influences of `result` beside its JSON. Raises BatchError if the file cannot be written."""
-    arrays = {_DIGEST: np.array(result.samples["digest"]), **result.influence}
+def write_influence(result_json: Path, result: Result, influence: Mapping[str, np.ndarray]) -> None:
+    """Write the influences of a result's images. Raises BatchError if the file cannot be written."""
+    arrays = {_DIGEST: np.array(result.samples["digest"]), **influence}
     npz.write_npz(influence_path(result_json), arrays)
 
 

@@ -31,6 +31,11 @@ class Metric:
     digits: int  # after the point, in the table
     parent: str = ""  # the headline metric that this one stands beside
 
+    @property
+    def lower_is_better(self) -> bool:
+        """True for distances."""
+        return self.title.endswith("↓")
+
 
 METRICS = {
     "fid": Metric(title="FID ↓", digits=4),
@@ -49,9 +54,9 @@ class Result:
     """One evaluation.
 
     metrics: value by name, names of METRICS; against: what each was measured against; absent: the reason for
-    each metric that is missing; intervals: `se, low, high` by metric, of 95 %; protocol, samples, reference,
-    environment: the circumstances; influence: by metric, what each image does to it, which is kept beside the
-    JSON and not in it (`dit_eval.influence`).
+    each metric that is missing; protocol, samples, reference, environment: the circumstances; fingerprint: of
+    those that change what the numbers mean; intervals: `se, low, high` of 95 % by metric; influence: by
+    metric, what each image does to it, which stays out of the JSON (`dit_eval.influence`).
     """
 
     metrics: Mapping[str, float]
@@ -62,6 +67,7 @@ class Result:
     reference: Mapping[str, Any]
     environment: Mapping[str, Any]
     warnings: tuple[str, ...] = field(default=())
+    fingerprint: str = ""
     intervals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     influence: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -149,7 +155,8 @@ class Result:
         weights = self.protocol["weights"]
         mark = "" if weights["official"] else " (custom: not the numbers of the literature)"
         grid.add_row("network", f"{self.protocol['network']}, SHA-256 {weights['sha256'][:12]}…{mark}")
-        grid.add_row("fingerprint", self.protocol["fingerprint"])
+        whole = f", with samples and reference {self.fingerprint}" if self.fingerprint else ""
+        grid.add_row("fingerprint", f"protocol {self.protocol['fingerprint']}{whole}")
         where = self.environment
         versions = f"dit-eval {where['dit_eval']}, torch {where['torch']}"
         grid.add_row("run", f"{versions}, {where['device']}, {where['seconds']:.1f} s")

@@ -59,7 +59,7 @@ def fid(
     else:
         click.echo(result.table(width=min(shutil.get_terminal_size().columns, 100)))
         if json_file is not None:
-            write_influence(json_file, result)
+            write_influence(json_file, result, result.influence)
             write_result(json_file, result)
     if report is not None:
         from dit_eval.report.page import write_report  # matplotlib
