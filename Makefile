@@ -33,7 +33,7 @@ slow: $(INSTALLED) ## simulations of known truth: coverage of intervals, false a
 	$(BIN)/pytest -m simulation
 
 demo: $(INSTALLED) ## the main job on small real input, end to end
-	$(BIN)/python tools/demo.py
+	$(BIN)/dit-eval demo
 
 bench: $(INSTALLED) ## the quick benchmarks, side by side with peers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'

@@ -38,10 +38,12 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
+    """`evaluate` and `generate` name a function and a module; an import binds that, we the function."""
+
     def __setattr__(self, name: str, value: Any) -> None:
-        """Importing dit_eval.evaluate would put the module in the place of the function of that name."""
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
+        if name in _HOME and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
 
 
 sys.modules[__name__].__class__ = _Package

@@ -53,6 +53,10 @@ class Images(ABC):
     def digest(self) -> str:
         """SHA-256 in hex of what the images are. Raises BatchError if the file's own checksum fails."""
 
+    def labels(self) -> np.ndarray | None:
+        """The class of every image, integers (N,), where they are known."""
+        return None
+
 
 class NpzImages(Images):
     """The images of `arr_0` in an npz, read in place."""
@@ -64,7 +68,7 @@ class NpzImages(Images):
                 "A batch of samples holds uint8 N×H×W×3 images under 'arr_0'; "
                 "a file of statistics alone can only be the reference."
             )
-        self._array = arrays["arr_0"]
+        self._array, self._labels = arrays["arr_0"], arrays.get("arr_1")
         self.path = path
         self.size = _image_size(f"{path}: arr_0", self._array.shape, self._array.dtype)
 
@@ -78,6 +82,13 @@ class NpzImages(Images):
     def digest(self) -> str:
         """SHA-256 of dtype, shape and pixels, whether the file is compressed or not."""
         return self._array.digest()
+
+    def labels(self) -> np.ndarray | None:
+        """`arr_1`, if it holds one integer for each image."""
+        labels = self._labels
+        if labels is None or labels.shape != (len(self),) or labels.dtype.kind not in "iu":
+            return None
+        return labels.read()
 
 
 def _image_size(name: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, int]:

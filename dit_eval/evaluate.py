@@ -35,7 +35,7 @@ from dit_eval.results import Result
 from dit_eval.shards import read_record
 from dit_eval.statistics import BatchStatistics
 
-FULL_RANK = 2048  # fewer images than pool features leave the covariance rank-deficient
+STANDARD = "adm"  # the protocol where neither the caller nor the reference names one
 _SORTED = 1.1  # order-free score over the file's: chunks of a shuffled file agree to a few per cent
 
 
@@ -43,7 +43,7 @@ def evaluate(
     samples: str | Path | Iterable[np.ndarray],
     reference: str | Path,
     *,
-    protocol: str = "adm",
+    protocol: str | None = None,
     inception: str | Path | None = None,
     device: str = "auto",
     batch_size: int = 64,
@@ -56,18 +56,23 @@ def evaluate(
 
     samples, reference: an .npz, a folder or a zip of images; the reference may also be a registered name or
     hold stored statistics. Samples may also be uint8 (n, H, W, 3) arrays, one after another, as from a
-    training loop: they are read once and never kept. Under torchrun the images are shared out and the Result
-    is rank 0's; other ranks get None. The order is samples, reference: ADM's program takes them the other
-    way round.
+    training loop: they are read once and never kept. protocol: None takes the reference's own, "adm" where it
+    names none. Under torchrun the images are shared out and the Result is rank 0's; other ranks get None. The
+    order is samples, reference: ADM's program takes them the other way round.
     Raises DitEvalError for whatever is wrong with the input.
     """
     began = time.monotonic()
     images = _open_samples(samples, ignore_sample_statistics)
     target = open_reference(reference, offline=offline)
     measurer = load_measurer(
-        protocol, inception=inception, device=device, batch_size=batch_size, offline=offline, cache=cache
+        protocol or target.protocol or STANDARD,
+        inception=inception,
+        device=device,
+        batch_size=batch_size,
+        offline=offline,
+        cache=cache,
     )
-    require_same_protocol(target, protocol, measurer.fingerprint)
+    require_same_protocol(target, measurer.protocol.name, measurer.fingerprint)
     _require_one_process(images, measurer)
     for name, side in (("samples", images), ("reference", target.images)):
         if side is not None and not side.once:
@@ -94,7 +99,7 @@ def evaluate(
         **circumstances,
         fingerprint=fingerprint(**circumstances),
         environment=_environment(measurer, time.monotonic() - began),
-        warnings=(*_doubts(len(images), numbers.metrics), *strangers),
+        warnings=(*_doubts(len(images), measurer.extractor.dimensions[0], numbers.metrics), *strangers),
         influence=numbers.influence,
     )
 
@@ -103,20 +108,20 @@ def make_reference(
     batch: str | Path,
     out: str | Path,
     *,
-    protocol: str = "adm",
+    protocol: str | None = None,
     inception: str | Path | None = None,
     device: str = "auto",
     batch_size: int = 64,
     offline: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a reference: mu, sigma, mu_s, sigma_s, arr_0 and provenance of a batch of images.
+    """Write a reference: mu, sigma, mu_s, sigma_s, arr_0, arr_1 if there are labels, and provenance.
 
     Raises DitEvalError for whatever is wrong with the input; nothing half-written is left.
     """
     images = open_images(Path(batch))
     measurer = load_measurer(
-        protocol, inception=inception, device=device, batch_size=batch_size, offline=offline
+        protocol or STANDARD, inception=inception, device=device, batch_size=batch_size, offline=offline
     )
     with joined(measurer.rank):
         statistics, about = measurer.measure(images, "reference", progress)
@@ -262,12 +267,12 @@ def _environment(measurer: Measurer, seconds: float) -> dict[str, Any]:
     }
 
 
-def _doubts(n: int, metrics: dict[str, float]) -> list[str]:
+def _doubts(n: int, dimension: int, metrics: dict[str, float]) -> list[str]:
     """What a reader of the numbers must know."""
     doubts = []
-    if n < FULL_RANK:
+    if n < dimension:
         doubts.append(
-            f"{n:,} samples are fewer than {FULL_RANK:,} features: the covariance is rank-deficient and FID "
+            f"{n:,} samples are fewer than {dimension:,} features: the covariance is rank-deficient and FID "
             "is not comparable with any other number."
         )
     in_order, free = metrics["inception_score"], metrics["inception_score_order_free"]

@@ -74,10 +74,9 @@ class Measurer:
     def _extract(self, images: Images, whose: str, progress: Progress | None) -> BatchStatistics:
         """Statistics of this rank's share of the images; rank 0 has room for the others'."""
         start, stop = (0, None) if images.once else self.rank.share(len(images))
+        known = 0 if stop is None else len(images) if self.rank.index == 0 else stop - start
         statistics = BatchStatistics(
-            self.protocol.inception_score_chunk,
-            *self.extractor.dimensions,
-            capacity=len(images) if self.rank.index == 0 or stop is None else stop - start,
+            self.protocol.inception_score_chunk, *self.extractor.dimensions, capacity=known
         )
         for features in self.extractor.stream(images, self.batch_size, start, stop):
             statistics.update(features, start + statistics.n)

@@ -34,6 +34,11 @@ class Reference:
     spatial: Gaussian | None
     provenance: dict[str, Any]
 
+    @property
+    def protocol(self) -> str | None:
+        """The name of the protocol by which `ref make` measured it, None for other files."""
+        return self.provenance.get("protocol", {}).get("name")
+
     def statistics_digest(self) -> str | None:
         """SHA-256 of the stored means and covariances, None where there are none."""
         stored = [gaussian for gaussian in (self.pool, self.spatial) if gaussian]
@@ -88,10 +93,11 @@ def require_same_protocol(reference: Reference, protocol: str, fingerprint: str)
 def write_reference(
     out: Path, images: Images, statistics: BatchStatistics, provenance: dict[str, Any]
 ) -> None:
-    """Write mu, sigma, mu_s, sigma_s, arr_0 and provenance. Raises BatchError if it cannot be written."""
+    """Write statistics, images, their labels where there are any, and provenance. Raises BatchError."""
     if out.suffix != ".npz":
         raise UsageError(f"{out}: a reference is an .npz file; name it {out.with_suffix('.npz').name}.")
     pool, spatial = statistics.pool.gaussian(), statistics.spatial.gaussian()
+    labels = images.labels()
     npz.write_npz(
         out,
         {
@@ -100,6 +106,7 @@ def write_reference(
             "mu_s": spatial.mean,
             "sigma_s": spatial.covariance,
             "arr_0": npz.Rows((len(images), *images.size, 3), np.uint8, images.blocks(256)),
+            **({} if labels is None else {"arr_1": labels}),
             _PROVENANCE: np.array(json.dumps(provenance, sort_keys=True)),
         },
     )

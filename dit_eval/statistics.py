@@ -94,6 +94,7 @@ class BatchStatistics:
         return statistics
 
     def _keep(self, features: Features) -> None:
+        """Keep features of the images that follow; more than were announced double the room."""
         rows = slice(self.n, self.n + len(features.pool))
         if rows.stop > len(self._images.pool):
             grow = max(rows.stop, 2 * len(self._images.pool)) - len(self._images.pool)

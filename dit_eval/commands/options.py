@@ -18,8 +18,8 @@ PATH = click.Path(path_type=Path)
 class _Output(click.Path):
     """A file to write, in a folder that is there: found out before an hour of work, not after."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = super().convert(value, param, ctx)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(str(super().convert(value, param, ctx)))
         if not path.parent.is_dir():
             self.fail(f"{path}: its folder does not exist; make it first.", param, ctx)
         return path
@@ -56,9 +56,8 @@ def measuring(command: Command) -> Command:
         (
             click.option(
                 "--protocol",
-                default="adm",
-                show_default=True,
-                help="adm: as in the papers; clean: clean-fid's resize.",
+                help="adm: as in the papers; clean: clean-fid's resize; digits: of the bundled model.  "
+                "[default: the reference's, else adm]",
             ),
             inception,
             batch_size,

@@ -36,7 +36,7 @@ def fetch(name: str, offline: bool) -> None:
 @click.option("--out", type=options.FILE, required=True, help="The .npz to write.")
 @options.measuring
 def make(batch: Path, out: Path, **settings: Any) -> None:
-    """Make a reference of BATCH: mu, sigma, mu_s, sigma_s, arr_0 and provenance."""
+    """Make a reference of BATCH: mu, sigma, mu_s, sigma_s, arr_0, its labels and provenance."""
     from dit_eval.evaluate import make_reference  # torch loads here, so --help stays instant
 
     with progress_bar("images") as progress:

@@ -16,7 +16,7 @@ def print_assets(kind: assets.Kind) -> None:
     for title in ("name", "size", "here", "licence", "what it is"):
         table.add_column(title, overflow="fold", no_wrap=title in ("size", "here"))
     for asset in assets.manifest(kind).values():
-        size = f"{asset.bytes / 1e6:,.0f} MB" if asset.bytes else "?"
+        size = f"{asset.bytes / 1e6:,.{0 if asset.bytes > 1e7 else 1}f} MB" if asset.bytes else "?"
         here = "bundled" if asset.bundled else "cached" if assets.is_present(asset) else "–"
         table.add_row(asset.name, size, here, asset.licence, asset.source)
     stdout_console().print(table)

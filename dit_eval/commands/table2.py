@@ -22,7 +22,7 @@ def table(results: tuple[Path, ...]) -> None:
 
     Rows that measure something else, such as 10,000 images, stand apart with the reason.
     """
-    _print_table([read_result(path) for path in results])
+    print_table([read_result(path) for path in results])
 
 
 @click.group()
@@ -49,9 +49,10 @@ def reproduce_table(out: Path, **settings: Any) -> None:
         return
     for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
         click.echo(f"Warning: {warning}", err=True)
-    _print_table(results)
+    print_table(results)
     click.echo(f"\nThe report: {out / 'report.html'}")
 
 
-def _print_table(results: list[Result]) -> None:
-    click.echo(table2(results).text(width=min(shutil.get_terminal_size().columns, 100)))
+def print_table(results: list[Result], paper: bool = True) -> None:
+    """The table on standard output; paper: with the paper's rows even if no result compares with them."""
+    click.echo(table2(results).text(width=min(shutil.get_terminal_size().columns, 100), paper=paper))

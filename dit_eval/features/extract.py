@@ -13,12 +13,14 @@ from torch import nn
 
 from dit_eval.allocator import keep_freed_memory
 from dit_eval.batches import Images, prefetch
+from dit_eval.features.digits import load_digits_network
 from dit_eval.features.inception import load_inception
 from dit_eval.features.protocols import Protocol
 from dit_eval.features.resize import RESIZES
 
 NETWORKS: dict[str, Callable[[Path], nn.Module]] = {
     "inception-2015-12-05": load_inception,
+    "digits": load_digits_network,
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections import OrderedDict
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -13,16 +12,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
 
 from dit_eval.errors import AssetError
+from dit_eval.features.network import Activations, read_weights
 
 _SPATIAL_CHANNELS = 7
-
-
-class Activations(NamedTuple):
-    """What one pass gives for N images: pool (N, D), spatial (N, S), probabilities (N, K), float32."""
-
-    pool: torch.Tensor
-    spatial: torch.Tensor
-    probabilities: torch.Tensor
 
 
 class Inception(nn.Module):
@@ -60,30 +52,7 @@ def load_inception(path: Path) -> Inception:
 
     Raises AssetError if the file cannot be read or is not an Inception of 2015-12-05.
     """
-    return Inception(_read_weights(path)).eval()
-
-
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            weights = load_file(path)
-        else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise AssetError(f"{path}: no such file; expected the weights of the Inception network.") from None
-    except Exception as error:  # torch and safetensors document no common base for damaged files
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise AssetError(
-            f"{path} cannot be read as weights ({reason}). Expected a .pth that holds tensors only, "
-            "or a .safetensors file."
-        ) from None
-    if not isinstance(weights, dict) or not all(isinstance(v, torch.Tensor) for v in weights.values()):
-        raise AssetError(
-            f"{path} is not a state dict of tensors; expected the weights of Inception 2015-12-05."
-        )
-    return weights
+    return Inception(read_weights(path)).eval()
 
 
 def _torch_fidelity_network(weights: dict[str, torch.Tensor]) -> FeatureExtractorInceptionV3:

@@ -55,6 +55,17 @@ PROTOCOLS = {
         inception_score_chunk=5000,
         neighbour=3,
     ),
+    # The bundled 8×8 digits: every part of adm, at a size that a laptop runs in a second.
+    "digits": Protocol(
+        name="digits",
+        resize="none",
+        network="digits",
+        weights="digits-features",
+        spatial="third layer, 4×4, first 8 channels, height-width-channel",
+        probabilities="softmax(pool · W), no bias",
+        inception_score_chunk=5000,
+        neighbour=3,
+    ),
 }
 
 

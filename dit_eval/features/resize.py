@@ -1,4 +1,4 @@
-"""From uint8 images of any size to what the network sees: 299×299, float32, about -1…1."""
+"""From uint8 images to what the network sees: 299×299 for the Inception, float32, about -1…1."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ SIDE = 299
 def tf1_bilinear(images: torch.Tensor) -> torch.Tensor:
     """TensorFlow 1's bilinear resize, then (x - 128) / 128.
 
-    images: uint8 (N, H, W, 3). Returns float32 (N, 3, 299, 299), channels last in memory.
+    images: uint8 (N, H, W, 3). Returns float32 (N, 3, 299, 299).
 
     Output pixel i samples at i·(H/299): no half-pixel centres, no antialiasing, neighbours clamped at the
     border. That is torch's corner-aligned grid of an image one repeated pixel larger, from H+1 to 300,
     less its last row and column: scale H/299, in float32 as in TensorFlow. Scaling first is exact on
     integers and cheaper on the smaller image.
     """
-    x = (images.permute(0, 3, 1, 2).to(torch.float32) - 128) / 128
-    x = F.pad(x, (0, 1, 0, 1), mode="replicate")
+    x = F.pad(no_resize(images), (0, 1, 0, 1), mode="replicate")
     x = F.interpolate(x, size=(SIDE + 1, SIDE + 1), mode="bilinear", align_corners=True)
     return x[:, :, :SIDE, :SIDE]
 
@@ -40,7 +39,16 @@ def clean_fid_bicubic(images: torch.Tensor) -> torch.Tensor:
     return (x - 128) / 128
 
 
+def no_resize(images: torch.Tensor) -> torch.Tensor:
+    """(x - 128) / 128 alone. images: uint8 (N, H, W, 3). Returns float32 (N, 3, H, W).
+
+    Channels come first in memory too, because torch resizes planes faster.
+    """
+    return (images.permute(0, 3, 1, 2).contiguous().to(torch.float32) - 128) / 128
+
+
 RESIZES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "tf1-bilinear": tf1_bilinear,
     "clean-fid-bicubic": clean_fid_bicubic,
+    "none": no_resize,
 }

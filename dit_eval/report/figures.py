@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from dit_eval.errors import ResultError
 from dit_eval.published import Published, published_gflops, published_results
-from dit_eval.results import Result
+from dit_eval.results import Result, short_count
 from dit_eval.table2 import IMAGE_SIZE, table2
 
 INK = "#161b22"  # text and axes; becomes the page's own text colour in an SVG
@@ -162,7 +162,8 @@ def _fid_against_cost(axes: Axes, points: Sequence[Point]) -> None:
             _note(axes, cfg, (cost, fid), series[0].published)
     axes.set(xscale="log", yscale="log", xlabel="Gflops (multiply-adds) of a forward pass", ylabel="FID ↓")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=7))
+        low, high = axis.get_data_interval()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
 
@@ -205,7 +206,7 @@ FIGURES: dict[str, tuple[Callable[[Axes, Sequence[Point]], None], bool]] = {
 def _measured(result: Result) -> Point:
     plan = result.samples["plan"]
     return Point(
-        series=plan["model"],
+        series=f"{plan['model']}, {short_count(result.samples['n'])} images",
         published=False,
         cfg=plan["cfg"],
         metrics=result.metrics,

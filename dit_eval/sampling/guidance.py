@@ -50,7 +50,7 @@ def guided(
         if scale == 1.0 or not (interval is None or interval[0] <= t <= interval[1]):
             return _run(network, x, t, labels, single)
         conditional, unconditional = _run(network, x.repeat(2, 1, 1, 1), t, with_null, double).chunk(2)
-        guided_channels = x.shape[1] if channels is None else channels
+        guided_channels = min(x.shape[1] if channels is None else channels, x.shape[1])
         c, u = conditional[:, :guided_channels], unconditional[:, :guided_channels]
         return torch.cat([u + scale * (c - u), conditional[:, guided_channels:]], dim=1)
 

@@ -17,6 +17,12 @@ RUNS = 200
 Record = Callable[[str, object], None]
 
 
+@pytest.fixture
+def record_property(record_testsuite_property: Record, request: pytest.FixtureRequest) -> Record:
+    """Figures for --junitxml, named by the test."""
+    return lambda name, value: record_testsuite_property(f"{request.node.name}.{name}", value)
+
+
 def gaussian(features: np.ndarray) -> Gaussian:
     moments = Moments(features.shape[1])
     moments.update(features)

@@ -125,6 +125,15 @@ def test_guidance_is_the_formula_on_these_channels(model, channels, guided_chann
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_guidance_of_three_channels_leaves_the_variance_of_a_single_one_alone():
+    model = tiny_dit(in_channels=1, steps=20)
+    x, t = torch.randn(3, 1, 8, 8), torch.full((3,), 400)
+    ours = guided(model, LABELS, null_class=CLASSES, scale=4.0, channels=3)(x, 400)
+    everything = guided(model, LABELS, null_class=CLASSES, scale=4.0, channels=None)(x, 400)
+    torch.testing.assert_close(ours, everything, rtol=0, atol=0)
+    torch.testing.assert_close(ours[:, 1:], model(x, t, LABELS)[:, 1:], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("scale", "interval", "t", "passes"),
     [(1.0, None, 400, 3), (1.5, None, 400, 6), (1.5, (300, 500), 400, 6), (1.5, (300, 500), 501, 3)],

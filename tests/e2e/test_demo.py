@@ -1,0 +1,56 @@
+"""`dit-eval demo` and `sample --model digits`, as a user runs them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def dit_eval(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dit_eval", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.fixture(autouse=True)
+def checkout_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.mark.slow
+def test_demo_prints_the_table_and_writes_pictures_and_the_report(tmp_path: Path) -> None:
+    demo = dit_eval("demo", folder=tmp_path)
+    assert demo.returncode == 0, demo.stderr
+    for cfg in ("1.00", "1.25", "1.50"):
+        assert f"cfg={cfg}" in demo.stdout
+        assert (tmp_path / "demo" / f"cfg-{cfg}.png").is_file()
+    assert (tmp_path / "demo" / "report.html").is_file()
+    assert "reproduce table2 --out" in demo.stdout
+
+    again = dit_eval("demo", folder=tmp_path)
+    assert again.stdout == demo.stdout
+
+
+def test_sample_takes_steps_and_decoder_from_the_manifest_and_fid_its_protocol(tmp_path: Path) -> None:
+    options = ("--model", "digits", "--num", 8, "--steps", 4, "--out", "d.npz", "--grid", "d.png")
+    sample = dit_eval("sample", *options, folder=tmp_path)
+    assert sample.returncode == 0, sample.stderr
+    fid = dit_eval("fid", "d.npz", "digits", folder=tmp_path)
+    assert fid.returncode == 0, fid.stderr
+    assert "FID-8, protocol digits" in fid.stdout
+    assert "custom" not in fid.stdout
+
+
+def test_a_protocol_that_does_not_fit_the_reference_is_a_sentence(tmp_path: Path) -> None:
+    options = ("--model", "digits", "--num", 8, "--steps", 2, "--out", "d.npz")
+    assert dit_eval("sample", *options, folder=tmp_path).returncode == 0
+    fid = dit_eval("fid", "d.npz", "digits", "--protocol", "none", folder=tmp_path)
+    assert fid.returncode == 2
+    assert fid.stderr.startswith("Error: unknown protocol 'none'")
+    unknown = dit_eval("sample", "--model", "digit", folder=tmp_path)
+    assert unknown.returncode == 2
+    assert "there is no model 'digit'" in unknown.stderr

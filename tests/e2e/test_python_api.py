@@ -1,0 +1,90 @@
+"""From Python: arrays as samples, types, and results that show themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dit_eval
+from dit_eval.batches import ArrayImages
+from dit_eval.errors import BatchError, StatisticsError, UsageError
+from tests.handmade import handmade
+
+
+def some_images(n: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "ref.npz", some_images(5, 1))
+    return tmp_path / "ref.npz"
+
+
+def test_arrays_of_a_training_loop_give_the_numbers_of_the_file(
+    reference: Path, golden_inception: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    images = some_images(7, 0)
+    np.savez(tmp_path / "samples.npz", images)
+
+    def batches() -> Iterator[np.ndarray]:
+        yield images[:3]
+        yield images[3:]
+
+    file = tmp_path / "samples.npz"
+    from_file = dit_eval.evaluate(file, reference, inception=golden_inception, batch_size=3)
+    from_loop = dit_eval.evaluate(batches(), reference, inception=golden_inception, batch_size=3)
+    assert from_file is not None
+    assert from_loop is not None
+    assert from_loop.metrics == pytest.approx(from_file.metrics, rel=1e-6)
+    assert (from_loop.samples["path"], from_loop.samples["n"]) == ("arrays", 7)
+    assert from_loop.name == "arrays"
+    assert len(list((own_cache / "features").iterdir())) == 2  # of the two files
+
+
+def test_too_few_arrays_are_refused(reference: Path, golden_inception: Path) -> None:
+    with pytest.raises(StatisticsError, match="at least 4 images"):
+        dit_eval.evaluate(some_images(3, 0), reference, inception=golden_inception)
+
+
+def test_arrays_under_torchrun_are_refused(reference, golden_inception, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="arrays are evaluated by one process, and there are 2"):
+        dit_eval.evaluate([some_images(4, 0)], reference, inception=golden_inception)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ([], "no array of samples came"),
+        ([np.zeros((2, 8, 8, 3))], "is float64 2×8×8×3; expected uint8"),
+        ([np.zeros((8, 8, 3), np.uint8)], "expected N×H×W×3"),
+        ([np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 4, 8, 3), np.uint8)], "4×8 and the first had 8×8"),
+    ],
+)
+def test_arrays_that_are_no_images_are_one_sentence(arrays: list[np.ndarray], words: str) -> None:
+    with pytest.raises(BatchError, match=words):
+        list(ArrayImages(arrays).blocks(2))
+
+
+def test_arrays_are_read_once_in_blocks_of_the_asked_size() -> None:
+    images = some_images(5, 0)
+    stream = ArrayImages(images)
+    blocks = list(stream.blocks(2))
+    assert [len(block) for block in blocks] == [2, 2, 1]
+    np.testing.assert_array_equal(np.concatenate(blocks), images)
+    assert (len(stream), stream.size) == (5, (16, 16))
+    other = ArrayImages([images[:1], images[1:]])
+    assert stream.digest() != other.digest()
+    assert len(list(other.blocks(9))) == 2
+    assert stream.digest() == other.digest()
+
+
+def test_a_notebook_shows_a_result_as_a_table() -> None:
+    shown = handmade(samples="<b>.npz", model=None)._repr_html_()
+    assert shown.count("<tr>") == 1 + 5
+    assert "<td>9.6000</td>" in shown
+    assert "&lt;b&gt;.npz: 50,000 images, protocol adm adm-fingerprint" in shown
