@@ -13,6 +13,7 @@ import click
 from dit_eval import __version__
 from dit_eval.commands.check import check
 from dit_eval.commands.demo import demo
+from dit_eval.commands.doctor import doctor
 from dit_eval.commands.fid import fid
 from dit_eval.commands.flops import flops
 from dit_eval.commands.models import models
@@ -31,6 +32,7 @@ def main() -> None:
 
 main.add_command(check)
 main.add_command(demo)
+main.add_command(doctor)
 main.add_command(fid)
 main.add_command(flops)
 main.add_command(models)
