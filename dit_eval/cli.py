@@ -20,6 +20,7 @@ from dit_eval.commands.models import models
 from dit_eval.commands.plot import plot
 from dit_eval.commands.ref import ref
 from dit_eval.commands.sample import sample
+from dit_eval.commands.stats import stats
 from dit_eval.commands.table2 import reproduce, table
 from dit_eval.errors import DitEvalError
 
@@ -40,6 +41,7 @@ main.add_command(plot)
 main.add_command(ref)
 main.add_command(reproduce)
 main.add_command(sample)
+main.add_command(stats)
 main.add_command(table)
 
 

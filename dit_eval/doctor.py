@@ -208,7 +208,7 @@ def _in_statistics(stored: Gaussian, statistics: BatchStatistics, whose: str) ->
         yield Finding(
             name="statistics",
             bad=True,
-            what=f"the {whose}'s stored mean is {strangeness:,.0f} times as far from its images as chance has it",
+            what=f"the {whose}'s stored mean is {strangeness:,.0f} times as far from its images' as chance",
             effect="FID and sFID are those of other images; ADM's program believes them in silence",
             remedy="make them again with `dit-eval ref make`, or delete mu, sigma, mu_s and sigma_s",
         )
