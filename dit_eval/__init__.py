@@ -38,7 +38,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """`evaluate` and `generate` name a function and a module; an import binds that, we the function."""
+    """`evaluate` and `generate` name a module and its function: importing the one leaves the other here."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _HOME and isinstance(value, ModuleType):

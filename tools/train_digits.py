@@ -31,7 +31,7 @@ LABEL_DROPOUT = 0.1
 
 
 @click.command()
-@click.option("--steps", type=click.IntRange(min=1), default=8000, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=3600, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--folder",

@@ -1,0 +1,122 @@
+"""`dit-eval reproduce table2` on a tiny model: everything once, nothing twice, the same under torchrun."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from dit_eval import assets
+from dit_eval.cli import main
+from dit_eval.errors import UsageError
+from dit_eval.results import read_result
+from tests.registry import make_registry, use_registry
+
+ROOT = Path(__file__).resolve().parents[2]
+STEMS = ("cfg-1.00", "cfg-1.25", "cfg-1.50")
+FILES = sorted(
+    ["report.html", *(f"{stem}{end}" for stem in STEMS for end in (".json", ".npz", ".result.json"))]
+)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_registry(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture
+def registered(registry: Path, monkeypatch: pytest.MonkeyPatch):
+    use_registry(registry, monkeypatch)
+    yield
+    assets.manifest.cache_clear()
+
+
+def reproduce(out: Path, weights: Path, *more: object) -> Result:
+    arguments = ["reproduce", "table2", "--model", "tiny", "--num", "8", "--device", "cpu", "--out", str(out)]
+    return CliRunner().invoke(
+        main, [*arguments, "--inception", str(weights), *map(str, more)], catch_exceptions=False
+    )
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+@pytest.mark.usefixtures("registered")
+def test_everything_is_made_once_what_is_there_is_kept_and_other_settings_are_refused(
+    golden_inception: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = reproduce(out, golden_inception)
+    assert sorted(path.name for path in out.iterdir()) == FILES
+    for stem, cfg in zip(STEMS, (1.0, 1.25, 1.5), strict=True):
+        result = read_result(out / f"{stem}.result.json")
+        assert result.samples["plan"]["cfg"] == cfg
+        assert result.samples["macs"] > 0
+        assert f"tiny (cfg={cfg:.2f})" in first.stdout
+    assert "BigGAN-deep" in first.stdout
+    assert "8 images, not 50,000" in " ".join(first.stdout.split())
+    assert first.stdout.endswith(f"The report: {out / 'report.html'}\n")
+    page = (out / "report.html").read_text("utf-8")
+    assert page.count("<svg") == 4
+    assert "reference" in page
+
+    made = stamps(out)
+    (out / "cfg-1.25.result.json").unlink()
+    (out / "cfg-1.50.npz").unlink()
+    again = reproduce(out, golden_inception)
+    assert again.stdout == first.stdout
+    changed = {name for name, stamp in stamps(out).items() if stamp != made[name]}
+    assert changed == {"cfg-1.25.result.json", "cfg-1.50.npz", "cfg-1.50.json", "report.html"}
+    with pytest.raises(UsageError, match=r"made with other settings: .*num \(8 there, 9 here\)"):
+        reproduce(out, golden_inception, "--num", 9)
+
+
+@pytest.mark.usefixtures("registered")
+def test_an_unknown_model_or_one_without_a_reference_is_one_sentence(
+    golden_inception: Path, registry: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="there is no model 'XL/3'"):
+        reproduce(tmp_path / "out", golden_inception, "--model", "XL/3")
+    manifest = registry / "models" / "manifest.toml"
+    text = manifest.read_text("utf-8")
+    try:
+        manifest.write_text(text.replace('reference = "tiny"\n', ""), "utf-8")
+        assets.manifest.cache_clear()
+        with pytest.raises(UsageError, match="no reference is registered for tiny"):
+            reproduce(tmp_path / "out", golden_inception)
+    finally:
+        manifest.write_text(text, "utf-8")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_make_the_same_batches_and_numbers(
+    golden_inception: Path, registry: Path, tmp_path: Path
+) -> None:
+    outs = {}
+    for ranks in (1, 2):
+        outs[ranks] = tmp_path / str(ranks)
+        arguments = ["--model", "tiny", "--num", "8", "--device", "cpu", "--inception", golden_inception]
+        # Without the bare --, torchrun takes our --num for an abbreviation of its own --numa-binding.
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        done = subprocess.run(
+            [*start, "-m", "--", "tests.e2e.reproduce", registry, *arguments, "--out", outs[ranks]],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("The report:") == 1
+        assert sorted(path.name for path in outs[ranks].iterdir()) == FILES
+    for stem in STEMS:
+        one, two = (read_result(out / f"{stem}.result.json") for out in outs.values())
+        assert one.samples["digest"] == two.samples["digest"]
+        assert one.metrics == pytest.approx(two.metrics, rel=1e-6)
+        assert two.environment["processes"] == 2
