@@ -34,7 +34,7 @@ slow: $(INSTALLED) ## simulations of known truth: coverage of intervals, false a
 
 regression: $(INSTALLED) ## draw the bundled digits, measure them and check them against the recorded baseline
 	mkdir -p build/regression
-	$(BIN)/dit-eval sample --model digits --fresh --out build/regression/batch.npz
+	$(BIN)/dit-eval sample --model digits --num 500 --fresh --out build/regression/batch.npz
 	$(BIN)/dit-eval fid build/regression/batch.npz digits --protocol digits --json build/regression/result.json
 	$(BIN)/dit-eval check build/regression/result.json --baseline tests/fixtures/digits-baseline.json
 
