@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install check format test unit demo bench clean
+.PHONY: help install check format test unit slow regression demo bench clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -28,6 +28,15 @@ test: $(INSTALLED) ## every tier of tests
 
 unit: $(INSTALLED) ## the tier that takes seconds
 	$(BIN)/pytest tests/unit
+
+slow: $(INSTALLED) ## simulations of known truth: coverage of intervals, false alarms of the check
+	$(BIN)/pytest -m simulation
+
+regression: $(INSTALLED) ## draw the bundled digits, measure them and check them against the recorded baseline
+	mkdir -p build/regression
+	$(BIN)/dit-eval sample --model digits --num 500 --fresh --out build/regression/batch.npz
+	$(BIN)/dit-eval fid build/regression/batch.npz digits --protocol digits --json build/regression/result.json
+	$(BIN)/dit-eval check build/regression/result.json --baseline tests/fixtures/digits-baseline.json
 
 demo: $(INSTALLED) ## the main job on small real input, end to end
 	$(BIN)/dit-eval demo

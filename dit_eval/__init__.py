@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dit_eval.check import check
     from dit_eval.evaluate import evaluate
     from dit_eval.flops import FlopCount, count_flops
     from dit_eval.generate import generate
@@ -21,12 +22,13 @@ __version__ = "0.1.0"
 _HOME = {
     "FlopCount": "dit_eval.flops",
     "Result": "dit_eval.results",
+    "check": "dit_eval.check",
     "count_flops": "dit_eval.flops",
     "evaluate": "dit_eval.evaluate",
     "generate": "dit_eval.generate",
 }
 
-__all__ = ["FlopCount", "Result", "__version__", "count_flops", "evaluate", "generate"]
+__all__ = ["FlopCount", "Result", "__version__", "check", "count_flops", "evaluate", "generate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,13 +11,16 @@ import sys
 import click
 
 from dit_eval import __version__
+from dit_eval.commands.check import check
 from dit_eval.commands.demo import demo
+from dit_eval.commands.doctor import doctor
 from dit_eval.commands.fid import fid
 from dit_eval.commands.flops import flops
 from dit_eval.commands.models import models
 from dit_eval.commands.plot import plot
 from dit_eval.commands.ref import ref
 from dit_eval.commands.sample import sample
+from dit_eval.commands.stats import stats
 from dit_eval.commands.table2 import reproduce, table
 from dit_eval.errors import DitEvalError
 
@@ -28,7 +31,9 @@ def main() -> None:
     """The numbers by which diffusion transformers are judged."""
 
 
+main.add_command(check)
 main.add_command(demo)
+main.add_command(doctor)
 main.add_command(fid)
 main.add_command(flops)
 main.add_command(models)
@@ -36,6 +41,7 @@ main.add_command(plot)
 main.add_command(ref)
 main.add_command(reproduce)
 main.add_command(sample)
+main.add_command(stats)
 main.add_command(table)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,14 @@ import torch
 
 from dit_eval import __version__
 from dit_eval.batches import ArrayImages, Images, open_images
+from dit_eval.comparability import fingerprint
 from dit_eval.distributed import joined
 from dit_eval.errors import StatisticsError, UsageError
 from dit_eval.measure import Measurer, Progress, load_measurer
-from dit_eval.metrics.frechet import frechet_distance
+from dit_eval.metrics.frechet import frechet_distance, frechet_influence
 from dit_eval.metrics.gaussian import Gaussian
+from dit_eval.metrics.inception_score import score_influence
+from dit_eval.metrics.intervals import interval
 from dit_eval.metrics.precision_recall import precision_recall, require_points
 from dit_eval.references import (
     Reference,
@@ -81,17 +84,23 @@ def evaluate(
             theirs, about_reference = measurer.measure(target.images, "reference", progress)
     if ours is None:
         return None
-    metrics, against, absent = _numbers(ours, target, theirs, measurer)
+    numbers = _numbers(ours, target, theirs, measurer)
     drawn, strangers = _drawn(images, about_samples["digest"])
+    circumstances = {
+        "protocol": measurer.describe(),
+        "samples": {"path": str(images.path), **about_samples, **drawn},
+        "reference": _describe_reference(reference, target, about_reference),
+    }
     return Result(
-        metrics=metrics,
-        against=against,
-        absent=absent,
-        protocol=measurer.describe(),
-        samples={"path": str(images.path), **about_samples, **drawn},
-        reference=_describe_reference(reference, target, about_reference),
+        metrics=numbers.metrics,
+        intervals=numbers.intervals(),
+        against=numbers.against,
+        absent=numbers.absent,
+        **circumstances,
+        fingerprint=fingerprint(**circumstances),
         environment=_environment(measurer, time.monotonic() - began),
-        warnings=(*_doubts(len(images), measurer.extractor.dimensions[0], metrics), *strangers),
+        warnings=(*_doubts(len(images), measurer.extractor.dimensions[0], numbers.metrics), *strangers),
+        influence=numbers.influence,
     )
 
 
@@ -159,45 +168,64 @@ def _drawn(images: Images, digest: str) -> tuple[dict[str, Any], list[str]]:
     return {"plan": record["plan"], "macs": record["macs"]}, []
 
 
+@dataclass(frozen=True)
+class _Numbers:
+    """By metric: value, what it was measured against, its images' influences; and reasons for absence."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    against: dict[str, str] = field(default_factory=dict)
+    influence: dict[str, np.ndarray] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, value: float, against: str, influence: np.ndarray | None = None) -> None:
+        self.metrics[name], self.against[name] = value, against
+        if influence is not None:
+            self.influence[name] = influence.astype(np.float32)
+
+    def intervals(self) -> dict[str, dict[str, float]]:
+        return {name: asdict(interval(self.metrics[name], each)) for name, each in self.influence.items()}
+
+
 def _numbers(
     ours: BatchStatistics, target: Reference, theirs: BatchStatistics | None, measurer: Measurer
-) -> tuple[dict[str, float], dict[str, str], dict[str, str]]:
-    """Value, what it was measured against, and reason for absence, by metric."""
-    metrics: dict[str, float] = {}
-    against: dict[str, str] = {}
-    absent: dict[str, str] = {}
-
-    for name, mine, stored, computed in (
-        ("fid", ours.pool, target.pool, theirs and theirs.pool),
-        ("sfid", ours.spatial, target.spatial, theirs and theirs.spatial),
+) -> _Numbers:
+    numbers = _Numbers()
+    for name, mine, images, stored, computed in (
+        ("fid", ours.pool, ours.images.pool, target.pool, theirs and theirs.pool),
+        ("sfid", ours.spatial, ours.images.spatial, target.spatial, theirs and theirs.spatial),
     ):
         other = stored or (computed.gaussian() if computed else None)
         if other is None:
-            absent[name] = "the reference has neither these statistics nor images"
+            numbers.absent[name] = "the reference has neither these statistics nor images"
             continue
-        metrics[name] = _distance(target, mine.gaussian(), other)
-        against[name] = _stored(target) if stored else f"statistics of {_count(theirs)} reference images"
+        gaussian = mine.gaussian()
+        against = _stored(target) if stored else f"statistics of {_count(theirs)} reference images"
+        value = _distance(target, gaussian, other)
+        numbers.add(name, value, against, frechet_influence(images, gaussian, other))
 
     chunk = ours.score.chunk
-    metrics["inception_score"] = ours.score.in_file_order()
-    against["inception_score"] = f"itself, chunks of {chunk:,} in file order"
-    metrics["inception_score_order_free"] = ours.score.order_free()
-    against["inception_score_order_free"] = "itself, all images as one chunk"
+    numbers.add(
+        "inception_score",
+        ours.score.in_file_order(),
+        f"itself, chunks of {chunk:,} in file order",
+        score_influence(ours.images.probabilities, chunk),
+    )
+    numbers.add("inception_score_order_free", ours.score.order_free(), "itself, all images as one chunk")
 
     if theirs is None:
         for name in ("precision", "recall"):
-            absent[name] = "the reference has statistics only; it takes reference images"
-        return metrics, against, absent
-    sides = theirs.features, ours.features
-    device = str(measurer.extractor.device)
-    for suffix, float16 in (("", False), ("_float16", True)):
-        found = precision_recall(*sides, k=measurer.protocol.neighbour, device=device, float16=float16)
-        for name, value in asdict(found).items():
-            metrics[name + suffix] = value
-            against[name + suffix] = (
-                "the same, in float16 as on a GPU" if float16 else f"{_count(theirs)} reference images, exact"
-            )
-    return metrics, against, absent
+            numbers.absent[name] = "the reference has statistics only; it takes reference images"
+        return numbers
+    sides = theirs.images.pool, ours.images.pool
+    device, neighbour = str(measurer.extractor.device), measurer.protocol.neighbour
+    exact = precision_recall(*sides, k=neighbour, device=device)
+    float16 = precision_recall(*sides, k=neighbour, device=device, float16=True)
+    against = f"{_count(theirs)} reference images, exact"
+    numbers.add("precision", exact.precision, against, exact.precision_influence())
+    numbers.add("recall", exact.recall, against, exact.recall_influence())
+    numbers.add("precision_float16", float16.precision, "the same, in float16 as on a GPU")
+    numbers.add("recall_float16", float16.recall, "the same, in float16 as on a GPU")
+    return numbers
 
 
 def _distance(target: Reference, ours: Gaussian, theirs: Gaussian) -> float:

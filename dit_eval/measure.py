@@ -21,7 +21,7 @@ from dit_eval.statistics import BatchStatistics
 
 Progress = Callable[[str, int, int], None]  # whose images, how many are done, how many there are
 
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,11 @@ class Metric:
     digits: int  # after the point, in the table
     parent: str = ""  # the headline metric that this one stands beside
 
+    @property
+    def lower_is_better(self) -> bool:
+        """True for distances."""
+        return self.title.endswith("↓")
+
 
 METRICS = {
     "fid": Metric(title="FID ↓", digits=4),
@@ -49,7 +54,9 @@ class Result:
     """One evaluation.
 
     metrics: value by name, names of METRICS; against: what each was measured against; absent: the reason for
-    each metric that is missing; protocol, samples, reference, environment: the circumstances.
+    each metric that is missing; protocol, samples, reference, environment: the circumstances; fingerprint: of
+    those that change what the numbers mean; intervals: `se, low, high` of 95 % by metric; influence: by
+    metric, what each image does to it, which stays out of the JSON (`dit_eval.influence`).
     """
 
     metrics: Mapping[str, float]
@@ -60,10 +67,15 @@ class Result:
     reference: Mapping[str, Any]
     environment: Mapping[str, Any]
     warnings: tuple[str, ...] = field(default=())
+    fingerprint: str = ""
+    intervals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    influence: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> str:
         """The result as a JSON object with `"schema": 1`, keys in a fixed order."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2, ensure_ascii=False)
+        fields = asdict(replace(self, influence={}))
+        del fields["influence"]
+        return json.dumps({"schema": SCHEMA, **fields}, indent=2, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Result:
@@ -114,17 +126,25 @@ class Result:
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
         table.add_column("metric", no_wrap=True)
         table.add_column("value", justify="right", no_wrap=True)
+        if self.intervals:
+            table.add_column("± 95 %", justify="right", no_wrap=True)
         table.add_column("measured against", overflow="fold")
         for name, metric in METRICS.items():
             title = f"  {metric.title}" if metric.parent else metric.title
             if name in self.metrics:
                 style = "dim" if metric.parent else "bold"
-                table.add_row(
-                    title, f"{self.metrics[name]:.{metric.digits}f}", self.against[name], style=style
-                )
+                value = f"{self.metrics[name]:.{metric.digits}f}"
+                table.add_row(title, value, *self._reach(name), self.against[name], style=style)
             elif name in self.absent:
-                table.add_row(title, "absent", self.absent[name])
+                table.add_row(title, "absent", *self._reach(name), self.absent[name])
         return table
+
+    def _reach(self, name: str) -> list[str]:
+        """The cell of the column of intervals, where there is such a column."""
+        if not self.intervals:
+            return []
+        ends = self.intervals.get(name)
+        return [f"{(ends['high'] - ends['low']) / 2:.{METRICS[name].digits}f}" if ends else ""]
 
     def _circumstances(self) -> Table:
         grid = Table.grid(padding=(0, 2))
@@ -135,7 +155,8 @@ class Result:
         weights = self.protocol["weights"]
         mark = "" if weights["official"] else " (custom: not the numbers of the literature)"
         grid.add_row("network", f"{self.protocol['network']}, SHA-256 {weights['sha256'][:12]}…{mark}")
-        grid.add_row("fingerprint", self.protocol["fingerprint"])
+        whole = f", with samples and reference {self.fingerprint}" if self.fingerprint else ""
+        grid.add_row("fingerprint", f"protocol {self.protocol['fingerprint']}{whole}")
         where = self.environment
         versions = f"dit-eval {where['dit_eval']}, torch {where['torch']}"
         grid.add_row("run", f"{versions}, {where['device']}, {where['seconds']:.1f} s")

@@ -22,7 +22,7 @@ from dit_eval.results import write_result
     "--json",
     "json_file",
     type=options.OUTPUT,
-    help="Write the result as JSON; - is standard output.",
+    help="Write the result as JSON, and beside it what `check` pairs images by; - is standard output.",
 )
 @click.option("--report", type=options.OUTPUT, help="Write it as a page, .html, with figures and samples.")
 @click.option("--no-cache", is_flag=True, help="Compute features again, and do not keep them.")
@@ -45,6 +45,7 @@ def fid(
     registered name (`dit-eval ref list`). ADM's program takes the two the other way round.
     """
     from dit_eval.evaluate import evaluate  # torch loads here, so --help stays instant
+    from dit_eval.influence import write_influence
 
     _spare_the_record(samples, json_file)
     with progress_bar("images") as progress:
@@ -58,6 +59,7 @@ def fid(
     else:
         click.echo(result.table(width=min(shutil.get_terminal_size().columns, 100)))
         if json_file is not None:
+            write_influence(json_file, result, result.influence)
             write_result(json_file, result)
     if report is not None:
         from dit_eval.report.page import write_report  # matplotlib

@@ -22,7 +22,7 @@ class DigitsNetwork(nn.Module):
     the order height, width, channel. probabilities: softmax of a last layer that has no bias.
     """
 
-    dimensions = (_WIDTH, (SIDE // 2) ** 2 * _SPATIAL_CHANNELS)  # of a pool and of a spatial feature
+    dimensions = (_WIDTH, (SIDE // 2) ** 2 * _SPATIAL_CHANNELS, 10)  # pool, spatial, classes
 
     def __init__(self) -> None:
         super().__init__()

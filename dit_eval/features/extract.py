@@ -42,8 +42,8 @@ class Extractor:
         self._network = NETWORKS[protocol.network](weights).to(device)
 
     @property
-    def dimensions(self) -> tuple[int, int]:
-        """Lengths of a pool and of a spatial feature."""
+    def dimensions(self) -> tuple[int, int, int]:
+        """Lengths of a pool and of a spatial feature, and the number of classes."""
         return self._network.dimensions  # type: ignore[return-value]
 
     @torch.inference_mode()

@@ -24,7 +24,7 @@ class Inception(nn.Module):
     the order height, width, channel. probabilities: softmax of the last layer without its bias.
     """
 
-    dimensions = (2048, 17 * 17 * _SPATIAL_CHANNELS)  # of a pool and of a spatial feature
+    dimensions = (2048, 17 * 17 * _SPATIAL_CHANNELS, 1008)  # pool, spatial, classes
 
     def __init__(self, weights: dict[str, torch.Tensor]):
         super().__init__()

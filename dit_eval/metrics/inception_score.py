@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import xlogy
 
 
 @dataclass
@@ -38,6 +39,23 @@ class ScoreSums:
         marginal = self.p / self.n
         marginal = marginal[marginal > 0]
         return float(np.exp(self.plogp / self.n - (marginal * np.log(marginal)).sum()))
+
+
+def score_influence(probabilities: np.ndarray, chunk: int) -> np.ndarray:
+    """What each image does to the score in file order: its influence function, float64 (N,), of mean 0.
+
+    probabilities: (N, K) in file order. The variance of the score is Σφ²/N².
+    """
+    n = len(probabilities)
+    chunks = -(-n // chunk)
+    influence = np.empty(n)
+    for start in range(0, n, chunk):
+        p = probabilities[start : start + chunk].astype(np.float64)
+        marginal = p.mean(axis=0)
+        divergence = (xlogy(p, p) - xlogy(p, marginal)).sum(axis=1)  # of p(y|x) from p(y), for each image
+        mean = divergence.mean()
+        influence[start : start + chunk] = np.exp(mean) * (divergence - mean) * n / (chunks * len(p))
+    return influence
 
 
 class InceptionScore:

@@ -52,7 +52,7 @@ def test_the_network_knows_the_digits(digits) -> None:
     network = load_digits_network(assets.fetch(assets.lookup("models", "digits-features")))
     with torch.inference_mode():
         pool, spatial, probabilities = network(no_resize(torch.from_numpy(images)))
-    assert (pool.shape[1], spatial.shape[1]) == network.dimensions
+    assert (pool.shape[1], spatial.shape[1], probabilities.shape[1]) == network.dimensions
     torch.testing.assert_close(probabilities.sum(1), torch.ones(len(images)))
     assert float((probabilities.argmax(1).numpy() == labels).mean()) > 0.99
 

@@ -1,0 +1,134 @@
+"""200 runs of a known truth: do the intervals hold it, and does the paired gate cry wolf?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from dit_eval.metrics.frechet import frechet_distance, frechet_influence
+from dit_eval.metrics.gaussian import Gaussian, Moments
+from dit_eval.metrics.intervals import interval, normal_quantile, standard_error
+from dit_eval.metrics.precision_recall import precision_recall
+
+pytestmark = pytest.mark.simulation
+RUNS = 200
+FIRST = 1000  # seed of the first run; the references have seeds of their own
+Record = Callable[[str, object], None]
+
+
+@pytest.fixture
+def record_property(record_testsuite_property: Record, request: pytest.FixtureRequest) -> Record:
+    """Figures for --junitxml, named by the test."""
+    return lambda name, value: record_testsuite_property(f"{request.node.name}.{name}", value)
+
+
+def gaussian(features: np.ndarray) -> Gaussian:
+    moments = Moments(features.shape[1])
+    moments.update(features)
+    return moments.gaussian()
+
+
+def reference(dimension: int) -> tuple[Gaussian, np.ndarray]:
+    """A Gaussian with correlated features, and the root of its covariance."""
+    root = np.random.default_rng(7).normal(size=(dimension, dimension)) / np.sqrt(dimension)
+    root += 0.5 * np.eye(dimension)
+    return Gaussian(np.zeros(dimension), root @ root.T), root
+
+
+def test_the_interval_holds_the_known_fid_of_gaussian_features(
+    record_property: Record,
+) -> None:
+    theirs, root = reference(8)
+    mean, scale, n = np.full(8, 0.2), 1.2, 5000
+    truth = frechet_distance(Gaussian(mean, scale**2 * theirs.covariance), theirs)
+    held = 0
+    for seed in range(RUNS):
+        features = mean + scale * np.random.default_rng(FIRST + seed).normal(size=(n, 8)) @ root.T
+        ours = gaussian(features)
+        found = interval(frechet_distance(ours, theirs), frechet_influence(features, ours, theirs))
+        held += found.low <= truth <= found.high
+    record_property("coverage", held / RUNS)
+    assert 0.90 <= held / RUNS <= 0.99
+
+
+def test_with_many_features_the_interval_holds_the_fid_to_expect_at_this_n(
+    record_property: Record,
+) -> None:
+    """256 features, 2,000 images: the bias is many standard errors, and belongs to the number."""
+    theirs, root = reference(256)
+    values, errors = np.empty((2, RUNS))
+    for seed in range(RUNS):
+        features = 0.1 + 1.1 * np.random.default_rng(FIRST + seed).normal(size=(2000, 256)) @ root.T
+        ours = gaussian(features)
+        values[seed] = frechet_distance(ours, theirs)
+        errors[seed] = standard_error(frechet_influence(features, ours, theirs))
+    held = np.mean(np.abs(values - values.mean()) <= normal_quantile() * errors)
+    record_property("coverage", held)
+    record_property("error_over_deviation", errors.mean() / values.std())
+    assert 0.90 <= held <= 1
+    assert 0.9 <= errors.mean() / values.std() <= 1.5
+
+
+def twins(closeness: float, shift: float = 0.0) -> Iterator[tuple[float, float, float]]:
+    """(difference of two FIDs, its paired, its unpaired standard error) of models with the same noise.
+
+    closeness: correlation of image i of one with image i of the other; shift: what makes the second worse.
+    """
+    theirs, root = reference(32)
+    other = np.sqrt(1 - closeness**2)
+    for seed in range(RUNS):
+        rng = np.random.default_rng(FIRST + seed)
+        shared = rng.normal(size=(2000, 32))
+        a = 0.1 + 1.1 * shared @ root.T
+        b = 0.1 + shift + 1.1 * (closeness * shared + other * rng.normal(size=shared.shape)) @ root.T
+        numbers, influences = [], []
+        for features in (a, b):
+            ours = gaussian(features)
+            numbers.append(frechet_distance(ours, theirs))
+            influences.append(frechet_influence(features, ours, theirs))
+        apart = math.hypot(*map(standard_error, influences))
+        yield numbers[1] - numbers[0], standard_error(influences[1] - influences[0]), apart
+
+
+@pytest.mark.parametrize("closeness", [0.99, 0.5])
+def test_the_paired_gate_on_equal_models_gives_few_false_alarms(
+    closeness: float, record_property: Record
+) -> None:
+    alarms = np.mean([abs(difference) > normal_quantile() * se for difference, se, _ in twins(closeness)])
+    record_property("false_alarms", alarms)
+    assert alarms <= 0.08
+
+
+def test_the_paired_gate_finds_a_shift_that_separate_intervals_do_not(
+    record_property: Record,
+) -> None:
+    runs = list(twins(0.99, shift=0.02))
+    paired = np.mean([difference > normal_quantile(5) * se for difference, se, _ in runs])
+    apart = np.mean([difference > normal_quantile(5) * se for difference, _, se in runs])
+    record_property("found_in_pairs", paired)
+    record_property("found_apart", apart)
+    assert paired == 1
+    assert apart < 0.5
+
+
+@pytest.mark.parametrize(("n", "m"), [(1000, 1000), (500, 2000), (2000, 500)])
+def test_intervals_of_precision_and_recall_hold_what_is_to_be_expected(
+    n: int, m: int, record_property: Record
+) -> None:
+    """n samples against m reference images, which stay; recall's interval is on the wide side."""
+    theirs = np.random.default_rng(1).normal(size=(m, 12)).astype(np.float32)
+    runs = [
+        precision_recall(
+            theirs, (0.8 * np.random.default_rng(FIRST + seed).normal(size=(n, 12))).astype(np.float32)
+        )
+        for seed in range(RUNS)
+    ]
+    for name in ("precision", "recall"):
+        values = np.array([getattr(run, name) for run in runs])
+        errors = np.array([standard_error(getattr(run, f"{name}_influence")()) for run in runs])
+        held = np.mean(np.abs(values - values.mean()) <= normal_quantile() * errors)
+        record_property(f"{name}_coverage", held)
+        assert 0.90 <= held <= 1, name

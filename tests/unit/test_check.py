@@ -1,0 +1,249 @@
+"""The check: what is refused, what is worse, and what a machine reads of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from dit_eval.check import Tolerance, check, update_baseline
+from dit_eval.check_formats import render
+from dit_eval.cli import main
+from dit_eval.comparability import differences, fingerprint
+from dit_eval.errors import ResultError, UsageError
+from dit_eval.influence import read_influence, write_influence
+from dit_eval.results import Result, write_result
+
+N = 2000
+PLAN = {
+    "model": "DiT-XL/2",
+    "weights": "e" * 64,
+    "decoder": "ema " + "f" * 64,
+    "image_size": 256,
+    "num": N,
+    "seed": 0,
+    "labels": "uniform",
+    "sampler": "ddpm",
+    "steps": "250",
+    "eta": 0.0,
+    "cfg": 1.5,
+    "cfg_channels": "3",
+    "cfg_interval": None,
+    "batch_size": 32,
+    "precision": "fp32",
+    "compile": False,
+    "device": "cpu",
+}
+PROTOCOL = {
+    "name": "adm",
+    "resize": "tf1-bilinear",
+    "network": "inception-2015-12-05",
+    "fingerprint": "0123456789ab",
+    "weights": {"file": "w.pth", "sha256": "a" * 64, "official": True},
+}
+SAMPLES = {"path": "b.npz", "n": N, "size": [256, 256], "digest": "b" * 64, "macs": 9_000_000_000}
+METRICS = {"fid": 5.0, "sfid": 6.0, "inception_score": 100.0, "precision": 0.8, "recall": 0.6}
+SPREAD = {"fid": 4.0, "sfid": 4.0, "inception_score": 90.0, "precision": 0.4, "recall": 0.5}
+
+
+def noise(seed: int = 0) -> dict[str, np.ndarray]:
+    """Influences of N images."""
+    rng = np.random.default_rng(seed)
+    return {name: (rng.normal(0, spread, N)).astype(np.float32) for name, spread in SPREAD.items()}
+
+
+def result(metrics: dict[str, float] | None = None, /, **plan: Any) -> Result:
+    """A result with the given numbers and plan."""
+    errors = {name: spread / np.sqrt(N) for name, spread in SPREAD.items()}
+    values = METRICS | (metrics or {})
+    return Result(
+        metrics=values,
+        intervals={
+            n: {"se": e, "low": values[n] - 2 * e, "high": values[n] + 2 * e} for n, e in errors.items()
+        },
+        against=dict.fromkeys(METRICS, "something"),
+        absent={},
+        protocol=PROTOCOL,
+        samples=SAMPLES | {"plan": PLAN | plan},
+        reference={"path": "imagenet-256", "statistics": "stored", "statistics_sha256": "c" * 64},
+        environment={},
+    )
+
+
+def written(path: Path, value: Result, influence: dict[str, np.ndarray] | None = None) -> Path:
+    write_result(path, value)
+    if influence is not None:
+        write_influence(path, value, influence)
+    return path
+
+
+def verdicts(folder: Path, ours: Result, theirs: Result, **options: Any) -> dict[str, str]:
+    found = check(written(folder / "a.json", ours), written(folder / "b.json", theirs), **options)
+    return {each.name: each.verdict for each in found.comparisons}
+
+
+def test_a_result_is_the_same_as_itself(tmp_path: Path) -> None:
+    assert set(verdicts(tmp_path, result(), result()).values()) == {"same"}
+
+
+def test_each_metric_is_worse_in_its_own_direction(tmp_path: Path) -> None:
+    worse = {"fid": 6.0, "sfid": 7.0, "inception_score": 80.0, "precision": 0.7, "recall": 0.5}
+    assert set(verdicts(tmp_path, result(worse), result()).values()) == {"worse"}
+    assert set(verdicts(tmp_path, result(), result(worse)).values()) == {"better"}
+
+
+def test_a_difference_within_its_interval_or_its_tolerance_is_the_same(tmp_path: Path) -> None:
+    assert verdicts(tmp_path, result({"fid": 5.1}), result())["fid"] == "same"
+    worse = result({"fid": 5.8})
+    assert verdicts(tmp_path, worse, result())["fid"] == "worse"
+    for allowed in ("0.8", "16%"):
+        tolerances = {"fid": Tolerance.parse(allowed)}
+        assert verdicts(tmp_path, worse, result(), tolerances=tolerances)["fid"] == "same"
+
+
+def test_pairs_see_what_two_separate_intervals_cannot(tmp_path: Path) -> None:
+    ours, shared_noise = result({"fid": 5.1}, weights="other"), noise()
+    assert verdicts(tmp_path, ours, result())["fid"] == "same"
+    slightly_other = shared_noise | {"fid": shared_noise["fid"] * np.float32(1.1)}
+    a = written(tmp_path / "a.json", ours, slightly_other)
+    b = written(tmp_path / "b.json", result(), shared_noise)
+    (fid, *_) = check(a, b).comparisons
+    assert fid.paired
+    assert fid.verdict == "worse"
+    other_seed = written(tmp_path / "c.json", result(seed=1), noise(1))
+    assert not any(each.paired for each in check(other_seed, b).comparisons)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"protocol": PROTOCOL | {"name": "clean", "resize": "clean-fid-bicubic"}}, "resize"),
+        ({"protocol": PROTOCOL | {"weights": {"sha256": "0", "official": False}}}, "weights"),
+        ({"samples": SAMPLES | {"plan": PLAN, "n": 10_000}}, "samples.n"),
+        ({"samples": SAMPLES | {"plan": PLAN, "size": [512, 512]}}, "samples.size"),
+        ({"samples": SAMPLES | {"plan": PLAN | {"cfg_channels": "all"}}}, "plan.cfg_channels"),
+        ({"samples": SAMPLES | {"plan": PLAN | {"cfg": 4.0}}}, "plan.cfg"),
+        ({"samples": SAMPLES | {"plan": PLAN | {"decoder": "mse " + "f" * 64}}}, "plan.decoder"),
+        ({"samples": SAMPLES | {"plan": PLAN | {"labels": "balanced"}}}, "plan.labels"),
+        ({"reference": {"path": "imagenet-256", "statistics_sha256": "0"}}, "reference.statistics"),
+    ],
+    ids=["resize", "network", "10K", "size", "channels", "guidance", "VAE", "labels", "reference"],
+)
+def test_what_does_not_measure_the_same_is_refused_by_name_and_has_another_fingerprint(
+    tmp_path: Path, change: dict[str, Any], field: str
+) -> None:
+    other = replace(result(), **change)
+    with pytest.raises(ResultError, match=f"do not measure the same thing: .*{field} "):
+        verdicts(tmp_path, other, result())
+    found = check(tmp_path / "a.json", tmp_path / "b.json", force=True)
+    assert any("by force" in note for note in found.notes)
+    prints = {fingerprint(each.protocol, each.samples, each.reference) for each in (other, result())}
+    assert len(prints) == 2
+
+
+def test_the_subject_of_a_comparison_may_differ() -> None:
+    subject = {"steps": "8", "sampler": "ddim", "weights": "0", "precision": "bf16", "device": "cuda"}
+    assert differences(result(None, **subject), result()) == []
+    bare = replace(result(), samples={k: v for k, v in result().samples.items() if k != "plan"})
+    assert any("not recorded here" in each for each in differences(bare, result()))
+
+
+def test_a_sorted_file_is_worse(tmp_path: Path) -> None:
+    """62 instead of 298 has been seen; ADM's score is part of the check, and of nothing else a sort moves."""
+    found = verdicts(tmp_path, result({"inception_score": 62.0}), result({"inception_score": 298.0}))
+    assert found["inception_score"] == "worse"
+    assert found["fid"] == "same"
+
+
+def test_a_published_row_stands_for_50_000_images_of_its_size(tmp_path: Path) -> None:
+    row = {"fid": 2.27, "sfid": 4.60, "inception_score": 278.24, "precision": 0.83, "recall": 0.57}
+    path = written(tmp_path / "a.json", result(row))
+    with pytest.raises(ResultError, match=r"samples.n \(50000 there, 2000 here\)"):
+        check(path, published="dit-xl-2-g-1.50")
+    many = result(row)
+    path = written(tmp_path / "a.json", replace(many, samples=dict(many.samples) | {"n": 50_000}))
+    assert {each.verdict for each in check(path, published="dit-xl-2-g-1.50").comparisons} == {"same"}
+    with pytest.raises(UsageError, match="unknown published row 'dit-xl-3'"):
+        check(path, published="dit-xl-3")
+
+
+def test_a_metric_that_vanished_is_an_error_and_no_pass(tmp_path: Path) -> None:
+    bare = replace(result(), intervals={k: v for k, v in result().intervals.items() if k != "recall"})
+    with pytest.raises(ResultError, match="has no recall with an interval"):
+        verdicts(tmp_path, bare, result())
+
+
+def test_a_new_baseline_takes_its_images_along(tmp_path: Path) -> None:
+    source = written(tmp_path / "a.json", result(), noise())
+    update_baseline(source, tmp_path / "new.json")
+    assert all(each.paired for each in check(source, tmp_path / "new.json").comparisons)
+    update_baseline(written(tmp_path / "bare.json", result()), tmp_path / "new.json")
+    assert read_influence(tmp_path / "new.json", result()) == {}
+
+
+def test_influences_of_other_images_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.json", result(), noise())
+    other = replace(result(), samples=SAMPLES | {"digest": "d" * 64})
+    with pytest.raises(ResultError, match="belongs to other images"):
+        read_influence(path, other)
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "nan", "inf", "5%%"])
+def test_a_tolerance_is_a_number_or_a_share(text: str) -> None:
+    with pytest.raises(UsageError, match="neither a number like"):
+        Tolerance.parse(text)
+
+
+def test_junit_is_xml_with_a_failure_for_each_metric_that_is_worse(tmp_path: Path) -> None:
+    a = written(tmp_path / "a.json", result({"fid": 9.0}))
+    found = check(a, written(tmp_path / "b<&>.json", result()), max_gflops=5)
+    (suite,) = ElementTree.fromstring(render(found, "junit").encode())
+    assert suite.tag == "testsuite"
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("6", "2", "0")
+    failed = [case.get("name") for case in suite.iter("testcase") if case.find("failure") is not None]
+    assert failed == ["fid", "gflops"]
+    assert "b<&>.json" in (suite.findtext("system-out") or "")
+
+
+def test_annotations_are_single_lines_that_a_runner_parses(tmp_path: Path) -> None:
+    a = written(tmp_path / "a.json", result({"fid": 9.0}))
+    lines = render(check(a, written(tmp_path / "b.json", result())), "github").splitlines()
+    assert [line.split("::")[1].split(" ")[0] for line in lines] == ["error", "notice"]
+    assert "FID ↓ went from 5.0000 to 9.0000" in lines[0]
+
+
+def test_markdown_has_a_row_for_each_metric_of_as_many_cells_as_its_head(tmp_path: Path) -> None:
+    a = written(tmp_path / "a.json", result())
+    rows = [line for line in render(check(a, a), "markdown").splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 5
+    assert {row.count("|") for row in rows} == {8}
+
+
+def test_the_command_exits_0_1_or_2_and_reads_pyproject(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    written(tmp_path / "b.json", result())
+    written(tmp_path / "a.json", result({"fid": 5.8}))
+    run = CliRunner().invoke
+    assert run(main, ["check", "b.json", "--baseline", "b.json"]).exit_code == 0
+    assert run(main, ["check", "a.json", "--baseline", "b.json", "--format", "github"]).exit_code == 1
+    assert "| FID ↓ | 5.8000 | 5.0000 |" in (tmp_path / "summary.md").read_text("utf-8")
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.dit-eval.check]\nbaseline = "b.json"\ntolerance = { fid = "20%" }\n'
+    )
+    assert run(main, ["check", "a.json"]).exit_code == 0
+    assert run(main, ["check", "a.json", "--tolerance", "fid=0.1"]).exit_code == 1
+    assert run(main, ["check", "a.json", "--max-gflops", "8"]).exit_code == 1
+    assert run(main, ["check", "a.json", "--update"]).exit_code == 0
+    assert json.loads((tmp_path / "b.json").read_text("utf-8"))["metrics"]["fid"] == 5.8
+    (tmp_path / "pyproject.toml").write_text("[tool.dit-eval.check]\ntolerances = 1\n")
+    mistake = run(main, ["check", "a.json"])
+    assert isinstance(mistake.exception, UsageError)

@@ -1,0 +1,164 @@
+"""The doctor finds each planted fault, and is silent on a good batch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from dit_eval.assets import folder
+from dit_eval.cli import main
+from dit_eval.doctor import diagnose
+from dit_eval.evaluate import make_reference
+from dit_eval.measure import load_measurer
+from tests.shared import shared
+
+DIGITS = folder("reference_stats") / "digits.npz"
+Arrays = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Arrays:
+    """Real images with labels, in the order of the data set."""
+    with np.load(DIGITS) as arrays:
+        return {name: arrays[name] for name in ("arr_0", "arr_1")}
+
+
+def found(arrays: Arrays, folder: Path, reference: Path | None = DIGITS) -> set[str]:
+    """Names of the findings in these arrays, by protocol digits."""
+    path = folder / "batch.npz"
+    np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
+    measurer = load_measurer("digits", device="cpu", cache=False)
+    return {each.name for each in diagnose(path, reference, measurer)}
+
+
+def test_a_good_batch_is_left_in_peace(digits: Arrays, tmp_path: Path) -> None:
+    assert found(digits, tmp_path) == set()
+
+
+def sort_by_class(arrays: Arrays) -> Arrays:
+    order = np.argsort(arrays["arr_1"], kind="stable")
+    return {name: array[order] for name, array in arrays.items()}
+
+
+def sort_without_labels(arrays: Arrays) -> Arrays:
+    return {"arr_0": sort_by_class(arrays)["arr_0"]}
+
+
+def drop_classes(arrays: Arrays) -> Arrays:
+    kept = (arrays["arr_1"] > 4) | (np.arange(len(arrays["arr_1"])) % 4 == 0)
+    return {name: array[kept] for name, array in arrays.items()}
+
+
+def copy_some(arrays: Arrays) -> Arrays:
+    return {name: np.concatenate([array[:-9], array[:9]]) for name, array in arrays.items()}
+
+
+def paint(value: int) -> Callable[[Arrays], Arrays]:
+    def painted(arrays: Arrays) -> Arrays:
+        images = arrays["arr_0"].copy()
+        images[::20] = value
+        return arrays | {"arr_0": images}
+
+    return painted
+
+
+def saturate(arrays: Arrays) -> Arrays:
+    return arrays | {"arr_0": np.where(arrays["arr_0"] > 127, 255, 0).astype(np.uint8)}
+
+
+def halve(arrays: Arrays) -> Arrays:
+    return arrays | {"arr_0": (arrays["arr_0"] / np.float32(255))}
+
+
+def break_floats(arrays: Arrays) -> Arrays:
+    images = halve(arrays)["arr_0"]
+    images[3] = np.nan
+    return arrays | {"arr_0": images}
+
+
+def keep_few(arrays: Arrays) -> Arrays:
+    return {name: array[:60] for name, array in arrays.items()}
+
+
+@pytest.fixture
+def stale(digits: Arrays, tmp_path: Path) -> Arrays:
+    """The images with statistics of a batch that lacks some of them."""
+    np.savez(tmp_path / "some.npz", **drop_classes(digits))  # pyright: ignore[reportArgumentType]
+    made = make_reference(tmp_path / "some.npz", tmp_path / "made.npz", protocol="digits", device="cpu")
+    with np.load(made) as stored:
+        return digits | {"mu": stored["mu"], "sigma": stored["sigma"]}
+
+
+@pytest.mark.parametrize(
+    ("plant", "names"),
+    [
+        (sort_by_class, {"order"}),
+        (sort_without_labels, {"order"}),
+        (drop_classes, {"balance"}),
+        (copy_some, {"duplicates"}),
+        (paint(128), {"constant", "duplicates"}),
+        (paint(255), {"constant", "duplicates", "saturated"}),
+        (saturate, {"saturated", "duplicates"}),
+        (halve, {"floats"}),
+        (break_floats, {"floats"}),
+        (keep_few, {"few"}),
+    ],
+)
+def test_a_planted_fault_is_found_and_no_other(
+    digits: Arrays, tmp_path: Path, plant: Callable[[Arrays], Arrays], names: set[str]
+) -> None:
+    assert found(plant(digits), tmp_path) == names
+
+
+def test_grey_images_are_a_fault_where_the_reference_has_colour(digits: Arrays, tmp_path: Path) -> None:
+    assert found(digits, tmp_path, reference=None) == {"grey"}
+
+
+def test_statistics_of_other_images_are_found_in_a_batch_and_in_a_reference(
+    digits: Arrays, stale: Arrays, tmp_path: Path
+) -> None:
+    assert found(stale, tmp_path) == {"statistics"}
+    np.savez(tmp_path / "ref.npz", **stale)  # pyright: ignore[reportArgumentType]
+    assert found(digits, tmp_path, reference=tmp_path / "ref.npz") == {"statistics"}
+
+
+def test_another_size_than_the_references_is_found(digits: Arrays, tmp_path: Path) -> None:
+    larger = digits["arr_0"].repeat(2, axis=1).repeat(2, axis=2)
+    np.savez(tmp_path / "large.npz", larger)
+    assert {each.name for each in diagnose(tmp_path / "large.npz", DIGITS, None)} == {"size"}
+
+
+@pytest.mark.parametrize("quality", [25, 50])
+def test_jpeg_leaves_traces_and_clean_photographs_have_none(tmp_path: Path, quality: int) -> None:
+    with np.load(shared("golden", "caseC_ref_64.npz")) as arrays:
+        clean = arrays["arr_0"]
+    np.savez(tmp_path / "clean.npz", clean)
+    np.savez(tmp_path / "jpeg.npz", np.stack([through_jpeg(image, quality) for image in clean]))
+    assert diagnose(tmp_path / "clean.npz", None, None) == []
+    assert [each.name for each in diagnose(tmp_path / "jpeg.npz", None, None)] == ["jpeg"]
+
+
+def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
+
+
+def test_an_inception_score_that_the_order_has_changed_is_found(digits: Arrays, tmp_path: Path) -> None:
+    images = sort_by_class(digits)["arr_0"].repeat(6, axis=0)  # two chunks of 5,000 and a rest
+    assert {"inception-score", "order", "duplicates"} <= found({"arr_0": images}, tmp_path)
+
+
+def test_the_command_says_what_how_bad_and_what_to_do_and_exits_1(digits: Arrays, tmp_path: Path) -> None:
+    np.savez(tmp_path / "batch.npz", **copy_some(digits))  # pyright: ignore[reportArgumentType]
+    run = CliRunner().invoke(main, ["doctor", str(tmp_path / "batch.npz"), str(DIGITS), "--pixels-only"])
+    assert run.exit_code == 1
+    assert run.output.startswith("wrong: duplicates: 9 of 1,797 images are copies of another.\n    effect: ")
+    good = CliRunner().invoke(main, ["doctor", str(DIGITS), str(DIGITS), "--pixels-only"])
+    assert (good.exit_code, good.output) == (0, f"{DIGITS}: nothing found.\n")

@@ -1,0 +1,93 @@
+"""Influence functions: against finite differences of weights, and against the brute-force jackknife."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dit_eval.metrics.frechet import frechet_distance, frechet_influence
+from dit_eval.metrics.gaussian import Gaussian, Moments
+from dit_eval.metrics.inception_score import InceptionScore, score_influence
+from dit_eval.metrics.intervals import interval, normal_quantile, standard_error
+from dit_eval.metrics.precision_recall import precision_recall
+
+STEP = 1e-5
+
+
+def gaussian(features: np.ndarray) -> Gaussian:
+    moments = Moments(features.shape[1])
+    moments.update(features)
+    return moments.gaussian()
+
+
+def weighted(features: np.ndarray, weights: np.ndarray) -> Gaussian:
+    mean = weights @ features
+    centred = features - mean
+    return Gaussian(mean, (weights[:, None] * centred).T @ centred)
+
+
+@pytest.mark.parametrize("n", [60, 9], ids=["full rank", "fewer images than dimensions"])
+def test_the_influence_on_fid_is_the_derivative_by_an_images_weight(n: int) -> None:
+    rng = np.random.default_rng(0)
+    features, theirs = rng.normal(size=(n, 12)), gaussian(rng.normal(0.3, 1.4, size=(80, 12)))
+    even = np.full(n, 1 / n)
+    influence = frechet_influence(features, weighted(features, even), theirs)
+    for image in (0, n - 1):
+        ahead, behind = (
+            frechet_distance(weighted(features, (1 - h) * even + h * np.eye(n)[image]), theirs)
+            for h in (STEP, -STEP)
+        )
+        assert influence[image] == pytest.approx((ahead - behind) / (2 * STEP), rel=1e-4)
+    assert influence.mean() == pytest.approx(0, abs=1e-10)
+
+
+def test_the_standard_error_of_fid_is_that_of_the_delete_block_jackknife() -> None:
+    rng = np.random.default_rng(1)
+    features, theirs = rng.normal(size=(1000, 6)), gaussian(rng.normal(0.5, 1.3, size=(500, 6)))
+    blocks = 100
+    left_out = np.array(
+        [
+            frechet_distance(gaussian(np.delete(features, block, axis=0)), theirs)
+            for block in np.split(np.arange(1000), blocks)
+        ]
+    )
+    jackknife = np.sqrt((blocks - 1) * left_out.var())
+    se = standard_error(frechet_influence(features, gaussian(features), theirs))
+    assert se == pytest.approx(jackknife, rel=0.15)  # a deviation from 100 blocks is known to 7 %
+
+
+def test_the_standard_error_of_is_is_that_of_the_jackknife() -> None:
+    probabilities = np.random.default_rng(2).dirichlet(np.full(5, 0.4), 300)
+
+    def score(p: np.ndarray) -> float:
+        whole = InceptionScore(chunk=1000)
+        whole.update(p, 0)
+        return whole.in_file_order()
+
+    left_out = np.array([score(np.delete(probabilities, image, axis=0)) for image in range(300)])
+    jackknife = np.sqrt(299 * left_out.var())
+    assert standard_error(score_influence(probabilities, 1000)) == pytest.approx(jackknife, rel=0.02)
+
+
+def test_a_short_last_chunk_weighs_as_much_as_the_others_and_so_do_its_images() -> None:
+    probabilities = np.random.default_rng(3).dirichlet(np.full(5, 0.4), 250)
+    influence = score_influence(probabilities, 200)
+    alone = score_influence(probabilities[200:], 200)
+    np.testing.assert_allclose(influence[200:], alone * 250 / (2 * 50))
+
+
+def test_precision_is_binomial_and_recall_counts_both_sets() -> None:
+    rng = np.random.default_rng(4)
+    reference, samples = (rng.normal(size=(n, 4)).astype(np.float32) for n in (200, 100))
+    found = precision_recall(reference, samples)
+    p, r = found.precision, found.recall
+    assert standard_error(found.precision_influence()) == pytest.approx(np.sqrt(p * (1 - p) / 99))
+    assert standard_error(found.recall_influence()) == pytest.approx(np.sqrt(3 * r * (1 - r) / 199))
+
+
+def test_an_interval_reaches_1_96_standard_errors_and_more_for_many_comparisons() -> None:
+    found = interval(3.0, np.array([-1.0, 1.0, -1.0, 1.0]))
+    assert found.se == pytest.approx(np.sqrt(1 / 3))
+    assert found.high - 3 == pytest.approx(1.959964 * found.se)
+    assert 3 - found.low == pytest.approx(found.high - 3)
+    assert normal_quantile(5) == pytest.approx(2.575829)
