@@ -33,7 +33,7 @@ CHILD = "child"
 class StandIn(nn.Module):
     """Pixels as features, in Inception's shapes."""
 
-    dimensions = (2048, 2023)
+    dimensions = (2048, 2023, 1008)
 
     def forward(self, x: torch.Tensor) -> Activations:
         """Resized images (N, 3, 299, 299) → what Inception would give, in shape."""

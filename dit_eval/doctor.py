@@ -178,7 +178,7 @@ def _in_labels(labels: np.ndarray) -> Iterator[Finding]:
 
 def _in_features(statistics: BatchStatistics, protocol: Protocol) -> Iterator[Finding]:
     """Too few images; file order by predicted class; an inception score that the order has changed."""
-    n, dimension = statistics.images.pool.shape
+    n, dimension = statistics.features.shape
     if n <= dimension:
         yield Finding(
             name="few",
@@ -196,7 +196,7 @@ def _in_features(statistics: BatchStatistics, protocol: Protocol) -> Iterator[Fi
             effect="ADM's number takes chunks in file order, and so depends on it",
             remedy="shuffle the file",
         )
-    if _in_runs(statistics.images.probabilities.argmax(axis=1)):
+    if _in_runs(statistics.probabilities[:].argmax(axis=1)):
         yield _sorted("predicted classes")
 
 

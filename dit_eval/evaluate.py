@@ -191,8 +191,8 @@ def _numbers(
 ) -> _Numbers:
     numbers = _Numbers()
     for name, mine, images, stored, computed in (
-        ("fid", ours.pool, ours.images.pool, target.pool, theirs and theirs.pool),
-        ("sfid", ours.spatial, ours.images.spatial, target.spatial, theirs and theirs.spatial),
+        ("fid", ours.pool, ours.features, target.pool, theirs and theirs.pool),
+        ("sfid", ours.spatial, ours.spatial_features, target.spatial, theirs and theirs.spatial),
     ):
         other = stored or (computed.gaussian() if computed else None)
         if other is None:
@@ -208,7 +208,7 @@ def _numbers(
         "inception_score",
         ours.score.in_file_order(),
         f"itself, chunks of {chunk:,} in file order",
-        score_influence(ours.images.probabilities, chunk),
+        score_influence(ours.probabilities, chunk),
     )
     numbers.add("inception_score_order_free", ours.score.order_free(), "itself, all images as one chunk")
 
@@ -216,7 +216,7 @@ def _numbers(
         for name in ("precision", "recall"):
             numbers.absent[name] = "the reference has statistics only; it takes reference images"
         return numbers
-    sides = theirs.images.pool, ours.images.pool
+    sides = theirs.features, ours.features
     device, neighbour = str(measurer.extractor.device), measurer.protocol.neighbour
     exact = precision_recall(*sides, k=neighbour, device=device)
     float16 = precision_recall(*sides, k=neighbour, device=device, float16=True)

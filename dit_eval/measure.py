@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from dit_eval.statistics import BatchStatistics
 
 Progress = Callable[[str, int, int], None]  # whose images, how many are done, how many there are
 
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +50,12 @@ class Measurer:
             return statistics, _describe(images)
         about = _describe(images)
         entry = self._cache_entry(about["digest"])
-        kept = _read(entry) if entry and self.rank.index == 0 else None
+        kept = self._kept(entry) if entry and self.rank.index == 0 else None
         if told_by_first(self.rank, kept is not None):
-            return self._restore(kept) if kept else None, {**about, "cached": True}
+            return kept, {**about, "cached": True}
         statistics = self._extract(images, whose, progress)
         if self.rank.count > 1:
-            parts = collect(self.rank, statistics.to_arrays())
+            parts = collect(self.rank, _in_memory(statistics.to_arrays()))
             if not parts:
                 return None, about
             for part in parts[1:]:
@@ -84,8 +84,12 @@ class Measurer:
                 progress(whose, statistics.n, statistics.n if stop is None else stop - start)
         return statistics
 
-    def _restore(self, arrays: dict[str, np.ndarray]) -> BatchStatistics:
-        return BatchStatistics.from_arrays(self.protocol.inception_score_chunk, arrays)
+    def _kept(self, entry: Path) -> BatchStatistics | None:
+        """The statistics of a cache entry; none if it is absent or damaged, and then it is written anew."""
+        try:
+            return BatchStatistics.from_arrays(self.protocol.inception_score_chunk, npz.members(entry))
+        except (BatchError, KeyError):
+            return None
 
     def _cache_entry(self, digest: str) -> Path | None:
         """Where these statistics are kept: named by all that decides them, up to the batch size."""
@@ -132,8 +136,10 @@ def _describe(images: Images) -> dict[str, Any]:
     return {"n": len(images), "size": list(images.size), "digest": images.digest(), "cached": False}
 
 
-def _read(entry: Path) -> dict[str, np.ndarray] | None:
-    try:
-        return {name: member.read() for name, member in npz.members(entry).items()}
-    except BatchError:  # absent or damaged: computed again and written anew
-        return None
+def _in_memory(arrays: Mapping[str, np.ndarray | npz.Rows]) -> dict[str, np.ndarray]:
+    return {
+        name: np.concatenate([np.empty((0, *array.shape[1:]), array.dtype), *array.blocks])
+        if isinstance(array, npz.Rows)
+        else array
+        for name, array in arrays.items()
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -10,13 +10,19 @@ from dit_eval.errors import StatisticsError
 from dit_eval.features.extract import Features
 from dit_eval.metrics.gaussian import Moments
 from dit_eval.metrics.inception_score import InceptionScore, ScoreSums
+from dit_eval.npz import Member, Rows
+from dit_eval.spool import Spool
+
+Stored = np.ndarray | Member
+
+_BLOCK = 2000  # rows of a stored array that are read at once
 
 
 class BatchStatistics:
     """Moments of pool and spatial features, sums for the inception score, and what single images need.
 
-    Precision and recall need pool features, in float32. Intervals need spatial features and probabilities
-    too, in float16, which a standard error does not feel.
+    Precision and recall need pool features, which stay in memory; intervals need spatial features and
+    probabilities too, which wait in a temporary file.
     """
 
     def __init__(self, chunk: int, pool_dim: int, spatial_dim: int, classes: int, capacity: int):
@@ -24,11 +30,9 @@ class BatchStatistics:
         self.pool = Moments(pool_dim)
         self.spatial = Moments(spatial_dim)
         self.score = InceptionScore(chunk)
-        self._images = Features(  # pages are taken as they fill
-            pool=np.empty((capacity, pool_dim), np.float32),
-            spatial=np.empty((capacity, spatial_dim), np.float16),
-            probabilities=np.empty((capacity, classes), np.float16),
-        )
+        self.spatial_features = Spool(spatial_dim)
+        self.probabilities = Spool(classes)
+        self._features = np.empty((capacity, pool_dim), np.float32)  # pages are taken as they fill
 
     @property
     def n(self) -> int:
@@ -36,9 +40,9 @@ class BatchStatistics:
         return self.pool.n
 
     @property
-    def images(self) -> Features:
-        """Features of single images in file order: pool float32, the others float16."""
-        return Features(*(part[: self.n] for part in self._images))
+    def features(self) -> np.ndarray:
+        """Pool features in file order: (N, D), float32."""
+        return self._features[: self.n]
 
     def update(self, features: Features, start: int) -> None:
         """Add images start… of the file. Raises StatisticsError if a feature is not finite."""
@@ -47,13 +51,15 @@ class BatchStatistics:
                 f"the network gives NaN or infinity for images from {start} on; its weights are damaged "
                 "or not those of this protocol."
             )
-        self._keep(features)
+        self._keep(features.pool)
+        self.spatial_features.append(features.spatial)
+        self.probabilities.append(features.probabilities)
         self.score.update(features.probabilities, start)
         self.pool.update(features.pool)
         self.spatial.update(features.spatial)
 
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """Everything as named arrays, for a file or another process."""
+    def to_arrays(self) -> dict[str, np.ndarray | Rows]:
+        """Everything as named arrays, for a file or another process; what waits on the disk as Rows."""
         chunks = sorted(self.score.sums)
         sums = [self.score.sums[index] for index in chunks]
         pool, spatial = self.pool.sums(), self.spatial.sums()
@@ -67,38 +73,51 @@ class BatchStatistics:
             "score_counts": np.array([(s.n, s.zeros) for s in sums], np.int64).reshape(-1, 2),
             "score_plogp": np.array([s.plogp for s in sums]),
             "score_p": np.array([s.p for s in sums]),
-            **{f"image_{name}": part for name, part in self.images._asdict().items()},
+            "features": self.features,
+            "spatial_features": self.spatial_features.rows(),
+            "probabilities": self.probabilities.rows(),
         }
 
-    def merge(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Add the images that follow, as `to_arrays` gave them."""
-        n = int(arrays["n"][0])
-        self._keep(Features(*(arrays[f"image_{name}"] for name in Features._fields)))
-        self.pool.merge(Moments.from_sums(n, arrays["pool_sum"], arrays["pool_outer"]))
-        self.spatial.merge(Moments.from_sums(n, arrays["spatial_sum"], arrays["spatial_outer"]))
-        for index, (count, zeros), plogp, p in zip(
-            arrays["score_chunk"],
-            arrays["score_counts"],
-            arrays["score_plogp"],
-            arrays["score_p"],
-            strict=True,
-        ):
+    def merge(self, arrays: Mapping[str, Stored]) -> None:
+        """Add the images that follow, as `to_arrays` gave them; or as members of a file of it."""
+        n = int(_whole(arrays["n"])[0])
+        self._keep(_whole(arrays["features"]))
+        for name in ("spatial_features", "probabilities"):
+            for block in _blocks(arrays[name]):
+                getattr(self, name).append(block)
+        self.pool.merge(Moments.from_sums(n, _whole(arrays["pool_sum"]), _whole(arrays["pool_outer"])))
+        spatial = _whole(arrays["spatial_sum"]), _whole(arrays["spatial_outer"])
+        self.spatial.merge(Moments.from_sums(n, *spatial))
+        scores = (_whole(arrays[f"score_{part}"]) for part in ("chunk", "counts", "plogp", "p"))
+        for index, (count, zeros), plogp, p in zip(*scores, strict=True):
             self.score.add(int(index), ScoreSums(int(count), float(plogp), p, int(zeros)))
 
     @classmethod
-    def from_arrays(cls, chunk: int, arrays: Mapping[str, np.ndarray]) -> BatchStatistics:
-        """The inverse of `to_arrays`."""
-        dimensions = (arrays[f"image_{name}"].shape[1] for name in Features._fields)
-        statistics = cls(chunk, *dimensions, capacity=int(arrays["n"][0]))
+    def from_arrays(cls, chunk: int, arrays: Mapping[str, Stored]) -> BatchStatistics:
+        """The inverse of `to_arrays`. Raises BatchError where members of a file are damaged."""
+        n, width = arrays["features"].shape
+        others = (arrays[name].shape[1] for name in ("spatial_features", "probabilities"))
+        statistics = cls(chunk, width, *others, capacity=n)
         statistics.merge(arrays)
         return statistics
 
-    def _keep(self, features: Features) -> None:
-        """Keep features of the images that follow; more than were announced double the room."""
-        rows = slice(self.n, self.n + len(features.pool))
-        if rows.stop > len(self._images.pool):
-            grow = max(rows.stop, 2 * len(self._images.pool)) - len(self._images.pool)
-            self._images = Features(*(np.pad(part, ((0, grow), (0, 0))) for part in self._images))
-        for kept, new in zip(self._images, features, strict=True):
-            limit = np.finfo(kept.dtype).max
-            kept[rows] = np.clip(new, -limit, limit)
+    def _keep(self, features: np.ndarray) -> None:
+        """Keep pool features of the images that follow; more than were announced double the room."""
+        rows = slice(self.n, self.n + len(features))
+        if rows.stop > len(self._features):
+            grow = max(rows.stop, 2 * len(self._features)) - len(self._features)
+            self._features = np.pad(self._features, ((0, grow), (0, 0)))
+        self._features[rows] = features
+
+
+def _whole(array: Stored) -> np.ndarray:
+    return array.read() if isinstance(array, Member) else array
+
+
+def _blocks(array: Stored) -> Iterator[np.ndarray]:
+    """The rows of an array, a few at a time; those of a file once its checksum has been compared."""
+    if not isinstance(array, Member):
+        yield array
+        return
+    array.digest()
+    yield from array.blocks(_BLOCK)

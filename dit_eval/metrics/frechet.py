@@ -7,6 +7,7 @@ from scipy.linalg import LinAlgError, cholesky, eigh, eigvalsh, solve_triangular
 
 from dit_eval.errors import StatisticsError
 from dit_eval.metrics.gaussian import Gaussian
+from dit_eval.metrics.sliceable import Sliceable
 
 _JITTER = 1e-6
 _ROWS = 2000  # features of one block of influences, in float64
@@ -30,13 +31,14 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     return float(shift @ shift + trace - 2 * _trace_of_root(a.covariance, b.covariance))
 
 
-def frechet_influence(features: np.ndarray, ours: Gaussian, theirs: Gaussian) -> np.ndarray:
+def frechet_influence(features: Sliceable, ours: Gaussian, theirs: Gaussian) -> np.ndarray:
     """What each image does to the distance: its influence function, float64 (N,), of mean 0.
 
-    features: (N, D), of which `ours` is the Gaussian; `theirs` is taken as given. The variance of the
-    distance is Σφ²/N². With δ the difference of the means, c = x - μ and T the optimal transport map from
-    ours to theirs, φ = 2 c·δ + cᵀ(I - T)c - its mean; for Σ = LLᵀ, T = L⁻ᵀ (LᵀSL)^½ L⁻¹: one decomposition,
-    whatever N. Directions in which the images do not vary are left out.
+    features: (N, D), an array or what is sliced like one, of which `ours` is the Gaussian; `theirs` is taken
+    as given. The variance of the distance is Σφ²/N². With δ the difference of the means, c = x - μ and T the
+    optimal transport map from ours to theirs, φ = 2 c·δ + cᵀ(I - T)c - its mean; for Σ = LLᵀ,
+    T = L⁻ᵀ (LᵀSL)^½ L⁻¹: one decomposition, whatever N. Directions in which the images do not vary are left
+    out.
     Source: the derivative of the Bures metric; infinitesimal jackknife as in Jaeckel 1972.
     """
     factor = _factor(ours.covariance)
@@ -83,9 +85,14 @@ def _factor(a: np.ndarray) -> np.ndarray:
     Leaving the null space out also leaves out its rounding noise, whose square roots add up to 1e-6
     of an FID.
     """
+    noise = len(a) * np.finfo(np.float64).eps
     try:
-        return cholesky(a, lower=True)
+        factor = cholesky(a, lower=True)
+        pivots = np.diag(factor) ** 2
+        if pivots.min() > pivots.max() * noise:  # else it got through a singular matrix by luck
+            return factor
     except LinAlgError:
-        values, vectors = eigh(a, driver="evd")
-        kept = values > values[-1] * len(a) * np.finfo(np.float64).eps
-        return vectors[:, kept] * np.sqrt(values[kept])
+        pass
+    values, vectors = eigh(a, driver="evd")
+    kept = values > values[-1] * noise
+    return vectors[:, kept] * np.sqrt(values[kept])

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import xlogy
 
+from dit_eval.metrics.sliceable import Sliceable
+
 
 @dataclass
 class ScoreSums:
@@ -41,10 +43,11 @@ class ScoreSums:
         return float(np.exp(self.plogp / self.n - (marginal * np.log(marginal)).sum()))
 
 
-def score_influence(probabilities: np.ndarray, chunk: int) -> np.ndarray:
+def score_influence(probabilities: Sliceable, chunk: int) -> np.ndarray:
     """What each image does to the score in file order: its influence function, float64 (N,), of mean 0.
 
-    probabilities: (N, K) in file order. The variance of the score is Σφ²/N².
+    probabilities: (N, K) in file order, an array or what is sliced like one. The variance of the score is
+    Σφ²/N².
     """
     n = len(probabilities)
     chunks = -(-n // chunk)
