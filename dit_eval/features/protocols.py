@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from dit_eval.errors import UsageError
 
@@ -32,39 +32,30 @@ class Protocol:
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
+# OpenAI's guided-diffusion evaluator (Dhariwal & Nichol 2021): Table 2 of the DiT paper.
+_ADM = Protocol(
+    name="adm",
+    resize="tf1-bilinear",
+    network="inception-2015-12-05",
+    weights="inception-2015-12-05",
+    spatial="Mixed_6d.branch1x1, 17×17, first 7 channels, height-width-channel",
+    probabilities="softmax(pool · W), no bias",
+    inception_score_chunk=5000,
+    neighbour=3,
+)
+
 PROTOCOLS = {
-    # OpenAI's guided-diffusion evaluator (Dhariwal & Nichol 2021): Table 2 of the DiT paper.
-    "adm": Protocol(
-        name="adm",
-        resize="tf1-bilinear",
-        network="inception-2015-12-05",
-        weights="inception-2015-12-05",
-        spatial="Mixed_6d.branch1x1, 17×17, first 7 channels, height-width-channel",
-        probabilities="softmax(pool · W), no bias",
-        inception_score_chunk=5000,
-        neighbour=3,
-    ),
+    "adm": _ADM,
     # clean-fid (Parmar et al. 2022): the same network behind an antialiased bicubic resize.
-    "clean": Protocol(
-        name="clean",
-        resize="clean-fid-bicubic",
-        network="inception-2015-12-05",
-        weights="inception-2015-12-05",
-        spatial="Mixed_6d.branch1x1, 17×17, first 7 channels, height-width-channel",
-        probabilities="softmax(pool · W), no bias",
-        inception_score_chunk=5000,
-        neighbour=3,
-    ),
+    "clean": replace(_ADM, name="clean", resize="clean-fid-bicubic"),
     # The bundled 8×8 digits: every part of adm, at a size that a laptop runs in a second.
-    "digits": Protocol(
+    "digits": replace(
+        _ADM,
         name="digits",
         resize="none",
         network="digits",
         weights="digits-features",
         spatial="third layer, 4×4, first 8 channels, height-width-channel",
-        probabilities="softmax(pool · W), no bias",
-        inception_score_chunk=5000,
-        neighbour=3,
     ),
 }
 
