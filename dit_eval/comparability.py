@@ -19,7 +19,8 @@ from dit_eval.published import Published
 from dit_eval.results import Result
 
 _NAMES = {"name", "fingerprint"}  # of a protocol: they stand for the other fields
-_SUBJECT = {"sampler", "steps", "eta", "precision"}  # of a plan: they mean something, and may differ
+_SAMPLERS_OPTIONS = {"eta", "path", "prediction", "solver", "diffusion", "last_step", "last_step_size"}
+_SUBJECT = {"sampler", "steps", "precision"} | _SAMPLERS_OPTIONS  # of a plan: they may differ
 _IDENTITY = {"model", "weights", "num", "seed", "batch_size", "compile", "device"}  # of a plan: whose numbers
 
 Meaning = Mapping[str, Any]

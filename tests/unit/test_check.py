@@ -247,3 +247,11 @@ def test_the_command_exits_0_1_or_2_and_reads_pyproject(
     (tmp_path / "pyproject.toml").write_text("[tool.dit-eval.check]\ntolerances = 1\n")
     mistake = run(main, ["check", "a.json"])
     assert isinstance(mistake.exception, UsageError)
+
+
+def test_every_option_of_a_sampler_may_differ() -> None:
+    from dit_eval.comparability import _SUBJECT
+    from dit_eval.sampling.samplers import SAMPLERS
+
+    for sampler in SAMPLERS.values():
+        assert {*sampler.schedule_options, *sampler.run_options} <= _SUBJECT
