@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dit_eval.assets import sha256
 from dit_eval.errors import UsageError
 from dit_eval.sampling.noise import label_words
 
@@ -57,8 +58,13 @@ class Plan:
         return np.minimum(np.arange(start, start + self.batch_size), self.num - 1)
 
     def settings(self) -> dict[str, Any]:
-        """The plan as it comes back from JSON, the sampler's options among the others."""
+        """The plan as it comes back from JSON, the sampler's options among the others.
+
+        A file of labels is named by its content, which decides the bytes; its path does not.
+        """
         settings = asdict(self)
+        if _is_file(self.labels):
+            settings["labels"] = f"file {sha256(Path(self.labels))}"
         return json.loads(json.dumps(settings.pop("options") | settings))
 
 
@@ -75,13 +81,17 @@ def choose_labels(spec: str, *, num: int, num_classes: int, seed: int) -> NDArra
             return words[:num] * num_classes >> 32
         rounds = words.reshape(-1, num_classes).argsort(axis=1, kind="stable")
         return rounds.reshape(-1)[:num]
-    labels = np.full(num, int(spec)) if spec.isdecimal() else _read_labels(Path(spec), num)
+    labels = _read_labels(Path(spec), num) if _is_file(spec) else np.full(num, int(spec))
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if len(wrong):
         raise UsageError(
             f"class {wrong[0]} does not exist: the model has {num_classes}, 0 to {num_classes - 1}."
         )
     return labels
+
+
+def _is_file(spec: str) -> bool:
+    return spec not in ("uniform", "balanced") and not spec.isdecimal()
 
 
 def _words(seed: int, count: int) -> NDArray[np.int64]:

@@ -87,3 +87,11 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, content, complaint):
 def test_unknown_rule_for_labels_is_refused():
     with pytest.raises(UsageError, match="uniform, balanced"):
         labels("unifrom")
+
+
+def test_a_file_of_labels_is_part_of_the_plan_by_its_content(tmp_path):
+    first, same, other = (tmp_path / name for name in ("a.txt", "b.txt", "c.txt"))
+    for path, text in ((first, "1 2 3 4"), (same, "1 2 3 4"), (other, "1 2 3 5")):
+        path.write_text(text)
+    settings = [plan(labels=str(path)).settings() for path in (first, same, other)]
+    assert settings[0] == settings[1] != settings[2]
