@@ -207,7 +207,7 @@ def _numbers(
     numbers.add(
         "inception_score",
         ours.score.in_file_order(),
-        f"itself, chunks of {chunk:,} in file order",
+        f"itself, chunks of {chunk:,} in order",
         score_influence(ours.probabilities, chunk),
     )
     numbers.add("inception_score_order_free", ours.score.order_free(), "itself, all images as one chunk")
