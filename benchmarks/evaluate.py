@@ -284,6 +284,15 @@ def rows_of(task: str, times: dict[str, list[float]], items: int, floor: float) 
     return rows
 
 
+def precision_recall_rows(
+    m: int, n: int, rounds: int, contestants: dict[str, Contestant], rate: float
+) -> list[dict[str, object]]:
+    """Each half of a set's distances to itself and those between the sets, at the rate of matrix products."""
+    floor = 2 * DIMENSION * (m * m / 2 + n * n / 2 + m * n) / rate
+    times = race(contestants, (m, n), rounds)
+    return rows_of(f"precision and recall, {m:,} × {n:,}", times, m + n, floor)
+
+
 def inception_flops() -> int:
     """Floating-point operations of one image's pass, by torch's own counter."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -312,12 +321,10 @@ def main(inception: Path | None, rounds: int, long: bool) -> None:
         times = race(FEATURES, (n, weights), rounds, SAME_RESIZE)
         rows += rows_of(f"features, {n} images of 256×256", times, n, n * per_image / rate)
     rows += rows_of("Fréchet distance, 2048 dimensions", race(FRECHET, (), rounds), 1, 0)
-    sizes = [(5_000, 10_000, rounds), (10_000, 50_000, 1)]
-    for m, n, times_each in sizes[: 2 if long else 1]:
-        pairs = m * m / 2 + n * n / 2 + m * n
-        times = race(PRECISION_RECALL, (m, n), times_each)
-        floor = 2 * DIMENSION * pairs / rate
-        rows += rows_of(f"precision and recall, {m:,} × {n:,}", times, m + n, floor)
+    rows += precision_recall_rows(5_000, 10_000, rounds, PRECISION_RECALL, rate)
+    if long:  # torch-fidelity keeps all distances at once
+        two = {name: PRECISION_RECALL[name] for name in ("dit-eval", "ADM's method in NumPy")}
+        rows += precision_recall_rows(10_000, 50_000, 1, two, rate)
     click.echo(keep("evaluate", rows))
 
 
