@@ -70,10 +70,13 @@ def _trace_of_root(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _sum_of_roots(a: np.ndarray, b: np.ndarray) -> float:
-    """Σ √λ over the eigenvalues of AB, which are those of the symmetric LᵀBL for any A = LLᵀ."""
+    """Σ √λ over the eigenvalues of AB, which are those of the symmetric LᵀBL for any A = LLᵀ.
+
+    The side of lower rank is factored: every null direction left in the product adds its rounding noise.
+    """
     try:
-        factor = _factor(a)
-        eigenvalues = eigvalsh(factor.T @ b @ factor, overwrite_a=True, driver="evd")
+        factor, other = min((_factor(a), b), (_factor(b), a), key=lambda pair: pair[0].shape[1])
+        eigenvalues = eigvalsh(factor.T @ other @ factor, overwrite_a=True, driver="evd")
     except LinAlgError:
         return float("nan")
     return float(np.sqrt(np.clip(eigenvalues, 0, None)).sum())
