@@ -62,8 +62,9 @@ def shared_rows(labels: Tensor, null_class: int) -> tuple[Tensor, Tensor]:
     """
     n = len(labels)
     nulls = max(1, 4 - n)  # MKL multiplies two or three rows by a matrix more slowly than four
+    classes = torch.cat([labels, labels.new_full((nulls,), null_class)])
     rows = torch.arange(n, device=labels.device)
-    return torch.cat([labels, labels.new_full((nulls,), null_class)]), torch.cat([rows, rows.new_full((n,), n)])
+    return classes, torch.cat([rows, rows.new_full((n,), n)])
 
 
 def _run(network: Network, x: Tensor, t: float, classes: Tensor, rows: Tensor) -> Tensor:
