@@ -159,7 +159,7 @@ def model_card(name: str, measured: dict[str, Any]) -> str:
         undefined=StrictUndefined,
         keep_trailing_newline=True,
         trim_blocks=True,
-        autoescape=False,  # noqa: S701 - Markdown
+        autoescape=False,
     )
     about = assets.lookup("models", name).about
     template = strict.get_template(f"{name}_card.md.jinja")
