@@ -19,6 +19,7 @@ from dit_eval.comparability import fingerprint
 from dit_eval.distributed import joined
 from dit_eval.errors import StatisticsError, UsageError
 from dit_eval.measure import Measurer, Progress, load_measurer
+from dit_eval.metrics.fid_infinity import extrapolated_distance, subset_sizes
 from dit_eval.metrics.frechet import frechet_distance, frechet_influence
 from dit_eval.metrics.gaussian import Gaussian
 from dit_eval.metrics.inception_score import score_influence
@@ -49,6 +50,7 @@ def evaluate(
     batch_size: int = 64,
     offline: bool = False,
     cache: bool = True,
+    fid_infinity: bool = False,
     ignore_sample_statistics: bool = False,
     progress: Progress | None = None,
 ) -> Result | None:
@@ -57,8 +59,9 @@ def evaluate(
     samples, reference: an .npz, a folder or a zip of images; the reference may also be a registered name or
     hold stored statistics. Samples may also be uint8 (n, H, W, 3) arrays, one after another, as from a
     training loop: they are read once and never kept. protocol: None takes the reference's own, "adm" where it
-    names none. Under torchrun the images are shared out and the Result is rank 0's; other ranks get None. The
-    order is samples, reference: ADM's program takes them the other way round.
+    names none. fid_infinity: also extrapolate FID to infinitely many samples. Under torchrun the images are
+    shared out and the Result is rank 0's; other ranks get None. The order is samples, reference: ADM's
+    program takes them the other way round.
     Raises DitEvalError for whatever is wrong with the input.
     """
     began = time.monotonic()
@@ -84,7 +87,7 @@ def evaluate(
             theirs, about_reference = measurer.measure(target.images, "reference", progress)
     if ours is None:
         return None
-    numbers = _numbers(ours, target, theirs, measurer)
+    numbers = _numbers(ours, target, theirs, measurer, fid_infinity)
     drawn, strangers = _drawn(images, about_samples["digest"])
     circumstances = {
         "protocol": measurer.describe(),
@@ -187,7 +190,11 @@ class _Numbers:
 
 
 def _numbers(
-    ours: BatchStatistics, target: Reference, theirs: BatchStatistics | None, measurer: Measurer
+    ours: BatchStatistics,
+    target: Reference,
+    theirs: BatchStatistics | None,
+    measurer: Measurer,
+    fid_infinity: bool,
 ) -> _Numbers:
     numbers = _Numbers()
     for name, mine, images, stored, computed in (
@@ -202,6 +209,8 @@ def _numbers(
         against = _stored(target) if stored else f"statistics of {_count(theirs)} reference images"
         value = _distance(target, gaussian, other)
         numbers.add(name, value, against, frechet_influence(images, gaussian, other))
+    if fid_infinity:
+        _extrapolate(numbers, ours, target.pool or (theirs and theirs.pool.gaussian()))
 
     chunk = ours.score.chunk
     numbers.add(
@@ -226,6 +235,20 @@ def _numbers(
     numbers.add("precision_float16", float16.precision, "the same, in float16 as on a GPU")
     numbers.add("recall_float16", float16.recall, "the same, in float16 as on a GPU")
     return numbers
+
+
+def _extrapolate(numbers: _Numbers, ours: BatchStatistics, theirs: Gaussian | None) -> None:
+    """Add FID∞, or the reason for its absence."""
+    if theirs is None:
+        numbers.absent["fid_infinity"] = numbers.absent["fid"]
+        return
+    try:
+        sizes = subset_sizes(*ours.features.shape)
+    except StatisticsError as error:
+        numbers.absent["fid_infinity"] = str(error)
+        return
+    value, influence = extrapolated_distance(ours.features, theirs, numbers.influence["fid"])
+    numbers.add("fid_infinity", value, f"the same, {len(sizes)} subsets of {sizes[0]:,} and more", influence)
 
 
 def _distance(target: Reference, ours: Gaussian, theirs: Gaussian) -> float:

@@ -1,7 +1,8 @@
-"""What each image does to each number, kept beside a result's JSON: what a paired comparison needs.
+"""What the images do to each number, kept beside a result's JSON: what a paired comparison needs.
 
 RESULT.json             the numbers and their circumstances
-RESULT.influence.npz    metric → float32 (n,), and the digest of the images that they belong to
+RESULT.influence.npz    metric → float32, and the digest of the images that they belong to; one value for each
+                        image, but of recall for each reference image and part of the images
 """
 
 from __future__ import annotations

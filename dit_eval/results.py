@@ -39,6 +39,7 @@ class Metric:
 
 METRICS = {
     "fid": Metric(title="FID ↓", digits=4),
+    "fid_infinity": Metric(title="FID∞", digits=4, parent="fid"),
     "sfid": Metric(title="sFID ↓", digits=4),
     "inception_score": Metric(title="Inception score ↑", digits=4),
     "inception_score_order_free": Metric(title="order-free", digits=4, parent="inception_score"),

@@ -25,6 +25,12 @@ from dit_eval.results import write_result
     help="Write the result as JSON, and beside it what `check` pairs images by; - is standard output.",
 )
 @click.option("--report", type=options.OUTPUT, help="Write it as a page, .html, with figures and samples.")
+@click.option(
+    "--fid-infinity",
+    is_flag=True,
+    help="Also FID∞ (Chong & Forsyth 2020): FID extrapolated from 15 subsets to infinitely many images; "
+    "a minute or two more for 50,000.",
+)
 @click.option("--no-cache", is_flag=True, help="Compute features again, and do not keep them.")
 @click.option(
     "--ignore-sample-statistics",

@@ -3,7 +3,8 @@
 A metric gives φ, one value of mean 0 for each image: what a little more weight on that image does to it.
 The variance of the number is then Σφ²/n², and that of the difference of two numbers over the same images
 is the same with the differences of their φ. An interval is one of the number at this n: the reference stays
-as it is, and so does a bias that falls with n.
+as it is, and so does a bias that falls with n. Where single images have no such φ, as with recall, other
+entries stand for it whose squares add up to the same.
 """
 
 from __future__ import annotations

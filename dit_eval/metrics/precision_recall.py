@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from dit_eval.errors import StatisticsError
+from dit_eval.metrics.shuffle import shuffles
 
+_PARTS = 10  # of the samples, among which recall is seen to vary
 _BLOCK = 2000  # rows and columns of one block of distances
 _ADM_BLOCK = 10_000  # ADM falls back to float32 for whole blocks of this size
 
@@ -23,6 +25,7 @@ class PrecisionRecall:
 
     samples_inside: np.ndarray  # (M,) bool
     reference_inside: np.ndarray  # (N,) bool
+    inside_parts: np.ndarray  # (N, P) bool: inside a ball of each of P random parts of the samples
 
     @property
     def precision(self) -> float:
@@ -38,14 +41,22 @@ class PrecisionRecall:
         """What each sample does to precision, (M,), of mean 0: its variance is Σφ²/M², exactly binomial."""
         return self.samples_inside - self.precision
 
-    def recall_influence(self) -> np.ndarray:
-        """What each reference image does to recall, (N,), of mean 0: var ≤ Σφ²/N².
+    def recall_influence(self) -> np.ndarray | None:
+        """What the parts of the samples do to recall, (P + P·N,), of mean 0; None for fewer than two parts.
 
-        Reference images share the samples that cover them, so the booleans alone promise too much where
-        samples are few (0.6 of the deviation at M = N/4, by simulation). The factor counts both sets.
+        Recall is a mean of booleans that share samples. Its variance, the reference given, is that of the
+        booleans, α/N, and their covariances, which are local and fall as 1/M: C/M. A part of M/P samples
+        has radii of its own, so that of its recall is α/N + C·P/M. Both terms are seen among the parts, α
+        image by image; entries are scaled for their sum of squares to be α/N + C/M, and linear in the
+        booleans, so that those of two results over the same reference are subtracted.
         """
-        factor = np.sqrt(1 + len(self.reference_inside) / len(self.samples_inside))
-        return factor * (self.reference_inside - self.recall)
+        n, parts = self.inside_parts.shape
+        if parts < 2:
+            return None
+        each = self.inside_parts - self.inside_parts.mean(axis=1, keepdims=True)
+        together = each.mean(axis=0)
+        entries = np.concatenate([together / np.sqrt(parts - 1), each.ravel() / n]) / np.sqrt(parts)
+        return entries * np.sqrt(len(entries) * (len(entries) - 1))
 
 
 def precision_recall(
@@ -65,14 +76,18 @@ def precision_recall(
     theirs = prepare("reference", torch.from_numpy(reference).to(device))
     ours = prepare("samples", torch.from_numpy(samples).to(device))
     reach_theirs, reach_ours = _squared_radii(theirs, k), _squared_radii(ours, k)
+    member, reach_parts = _parts(ours, k)
     inside_theirs = torch.zeros(len(ours), dtype=torch.bool, device=device)
     inside_ours = torch.zeros(len(theirs), dtype=torch.bool, device=device)
+    inside_parts = torch.zeros(len(theirs), member.shape[1], dtype=torch.bool, device=device)
     for rows in _blocks(len(theirs)):
         for columns in _blocks(len(ours)):
             distances = theirs.squared_distances(rows, ours, columns)
             inside_theirs[columns] |= (distances <= reach_theirs[rows, None]).any(dim=0)
             inside_ours[rows] |= (distances <= reach_ours[None, columns]).any(dim=1)
-    return PrecisionRecall(inside_theirs.cpu().numpy(), inside_ours.cpu().numpy())
+            covering = (distances <= reach_parts[None, columns]).float()
+            inside_parts[rows] |= covering @ member[columns] > 0
+    return PrecisionRecall(*(inside.cpu().numpy() for inside in (inside_theirs, inside_ours, inside_parts)))
 
 
 def require_points(name: str, n: int, k: int) -> None:
@@ -133,6 +148,23 @@ def _blocks(n: int) -> Iterator[slice]:
     assert _ADM_BLOCK % _BLOCK == 0
     for start in range(0, n, _BLOCK):
         yield slice(start, min(start + _BLOCK, n))
+
+
+def _parts(points: _Points, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random parts of a set: who is in which, (N, P) of 0 and 1, and squared radii within the part, (N,).
+
+    There are at most ten of k + 1 points and more.
+    """
+    parts = min(_PARTS, len(points) // (k + 1))
+    device = points.features.device
+    order = torch.from_numpy(next(shuffles(len(points)))).to(device)
+    member = torch.zeros(len(points), parts, device=device)
+    reach = torch.empty(len(points), device=device)
+    for part in range(parts):
+        chosen = order[part::parts]
+        member[chosen, part] = 1
+        reach[chosen] = _squared_radii(type(points)("samples", points.features[chosen]), k)
+    return member, reach
 
 
 def _squared_radii(points: _Points, k: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ from dit_eval.metrics.gaussian import Gaussian, Moments
 from dit_eval.metrics.inception_score import InceptionScore, score_influence
 from dit_eval.metrics.intervals import interval, normal_quantile, standard_error
 from dit_eval.metrics.precision_recall import precision_recall
+from dit_eval.metrics.shuffle import shuffles
 
 STEP = 1e-5
 
@@ -76,13 +77,50 @@ def test_a_short_last_chunk_weighs_as_much_as_the_others_and_so_do_its_images() 
     np.testing.assert_allclose(influence[200:], alone * 250 / (2 * 50))
 
 
-def test_precision_is_binomial_and_recall_counts_both_sets() -> None:
-    rng = np.random.default_rng(4)
-    reference, samples = (rng.normal(size=(n, 4)).astype(np.float32) for n in (200, 100))
-    found = precision_recall(reference, samples)
-    p, r = found.precision, found.recall
+def points(seed: int, n: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, 4)).astype(np.float32)
+
+
+def test_precision_is_binomial() -> None:
+    found = precision_recall(points(4, 200), points(5, 100))
+    p = found.precision
     assert standard_error(found.precision_influence()) == pytest.approx(np.sqrt(p * (1 - p) / 99))
-    assert standard_error(found.recall_influence()) == pytest.approx(np.sqrt(3 * r * (1 - r) / 199))
+
+
+@pytest.mark.parametrize(("n", "m", "parts"), [(200, 100, 10), (2100, 2050, 10), (50, 23, 5)])
+def test_the_variance_of_recall_is_what_is_seen_among_parts_of_the_samples(
+    n: int, m: int, parts: int
+) -> None:
+    reference, samples = points(4, n), points(5, m)
+    found = precision_recall(reference, samples)
+    order = next(shuffles(m))
+    alone = [precision_recall(reference, samples[order[part::parts]]) for part in range(parts)]
+    inside = np.stack([each.reference_inside for each in alone], axis=1)
+    np.testing.assert_array_equal(found.inside_parts, inside)
+    own_luck = inside.var(axis=1, ddof=1).mean() / n
+    shared = np.var([each.recall for each in alone], ddof=1) - own_luck  # of a part
+    influence = found.recall_influence()
+    assert influence is not None
+    assert influence.mean() == pytest.approx(0, abs=1e-12)
+    assert standard_error(influence) == pytest.approx(np.sqrt(own_luck + shared / parts))
+
+
+def test_recalls_of_samples_that_differ_a_little_vary_together() -> None:
+    reference, samples = points(4, 500), points(5, 400)
+    near = samples + np.float32(0.02) * points(6, 400)
+    one, other, apart = (
+        precision_recall(reference, each).recall_influence() for each in (samples, near, points(7, 400))
+    )
+    assert one is not None
+    assert other is not None
+    assert apart is not None
+    assert standard_error(one - other) < 0.5 * standard_error(one)
+    assert standard_error(one - apart) > standard_error(one)
+
+
+def test_recall_of_seven_samples_has_no_error() -> None:
+    assert precision_recall(points(4, 50), points(5, 7)).recall_influence() is None
+    assert precision_recall(points(4, 50), points(5, 8)).recall_influence() is not None
 
 
 def test_an_interval_reaches_1_96_standard_errors_and_more_for_many_comparisons() -> None:

@@ -1,0 +1,96 @@
+"""The whole gate, from images to the verdict: silent on equal models, and red on degraded ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dit_eval import assets
+from dit_eval.check import Check, check
+from dit_eval.dit import DiTConfig
+from dit_eval.evaluate import evaluate
+from dit_eval.features.extract import NETWORKS
+from dit_eval.features.network import Activations
+from dit_eval.features.protocols import PROTOCOLS
+from dit_eval.generate import generate
+from dit_eval.influence import write_influence
+from dit_eval.npz import write_npz
+from dit_eval.results import write_result
+from tests.simulation.conftest import Record
+
+pytestmark = pytest.mark.simulation
+RUNS, FIRST = 200, 1000  # the seed of the first run; the reference has one of its own
+WIDTH, REFERENCE_N, N = 12, 500, 400
+PLAN = {"seed": 0, "labels": "uniform", "num": N, "image_size": WIDTH}
+
+
+class ReadsPixels(nn.Module):
+    """Images of one row whose channels are the pool feature, the spatial one and the logits."""
+
+    dimensions = (WIDTH, WIDTH, WIDTH)
+
+    def __init__(self, _: Path) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Activations:
+        pool, spatial, logits = (4 * x[:, :, 0]).unbind(dim=1)
+        return Activations(pool, spatial, torch.softmax(2 * logits, dim=1))
+
+
+@pytest.fixture
+def pixels(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a protocol that takes features from the pixels themselves."""
+    monkeypatch.setitem(NETWORKS, "pixels", ReadsPixels)
+    monkeypatch.setitem(PROTOCOLS, "pixels", replace(PROTOCOLS["digits"], name="pixels", network="pixels"))
+    return "pixels"
+
+
+def images(z: np.ndarray) -> np.ndarray:
+    """Normal numbers (n, 1, WIDTH, 3) as grey levels."""
+    return np.clip(128 + 32 * z, 0, 255).astype(np.uint8)
+
+
+def gate(folder: Path, protocol: str, ours: np.ndarray, baseline: np.ndarray) -> Check:
+    """The check of two models' images, drawn from the same noise and labels."""
+    for name, z in (("ours", ours), ("baseline", baseline)):
+        result = evaluate([images(z)], folder / "ref.npz", protocol=protocol, device="cpu")
+        assert result is not None
+        path = folder / f"{name}.json"
+        write_result(path, replace(result, samples={**result.samples, "plan": PLAN}))
+        write_influence(path, result, result.influence)
+    return check(folder / "ours.json", folder / "baseline.json")
+
+
+def checks_of_twins(folder: Path, protocol: str, closeness: float) -> Iterator[Check]:
+    """Checks of a model against one that differs from it by chance only.
+
+    closeness: correlation of image i of the one with image i of the other.
+    """
+    shape = (N, 1, WIDTH, 3)
+    theirs = np.random.default_rng(7).normal(size=(REFERENCE_N, *shape[1:]))
+    write_npz(folder / "ref.npz", {"arr_0": images(theirs)})
+    for seed in range(RUNS):
+        rng = np.random.default_rng(FIRST + seed)
+        one, other = rng.normal(size=(2, *shape))
+        twin = closeness * one + np.sqrt(1 - closeness**2) * other
+        yield gate(folder, protocol, 0.1 + 0.9 * twin, 0.1 + 0.9 * one)
+
+
+@pytest.mark.parametrize("closeness", [0.99, 0.5])
+def test_two_equal_models_rarely_differ_in_any_of_the_five_numbers(
+    closeness: float, pixels: str, tmp_path: Path, record_property: Record
+) -> None:
+    found = list(checks_of_twins(tmp_path, pixels, closeness))
+    assert {len(each.comparisons) for each in found} == {5}
+    assert all(comparison.paired for each in found for comparison in each.comparisons)
+    differ = np.mean([any(one.verdict != "same" for one in each.comparisons) for each in found])
+    record_property("differ", differ)
+    record_property("red", np.mean([not each.passed for each in found]))
+    assert differ <= 0.08
