@@ -200,6 +200,55 @@ def test_a_tolerance_is_a_number_or_a_share(text: str) -> None:
         Tolerance.parse(text)
 
 
+def drawn(result: Result, images_per_second: float, device: str = "H200") -> Result:
+    """The same result, of samples that came at this speed."""
+    speed = {"device": device, "images": 10 * images_per_second, "seconds": 10.0}
+    return replace(result, samples=dict(result.samples) | {"speed": speed})
+
+
+def test_a_slower_result_breaks_the_limit_of_speed_and_nothing_else(tmp_path: Path) -> None:
+    a, b = (written(tmp_path / f"{v}.json", drawn(result(), v)) for v in (8.0, 10.0))
+    assert check(a, b).passed
+    assert check(a, b, min_speed=0.8).passed
+    found = check(a, b, min_speed=0.85)
+    assert not found.passed
+    assert {each.verdict for each in found.comparisons} == {"same"}
+    (limit,) = found.limits
+    assert (limit.name, limit.value, limit.bound) == ("images/s", 8.0, pytest.approx(8.5))
+    assert "images/s is 8, below the limit of 8.5." in render(found, "github")
+    assert "≥ 8.5" in render(found, "text")
+    assert check(b, a, min_speed=1.2).passed
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        (drawn(result(), 8), result(), r"a.json \(H200\) and .*b.json \(no speed\)"),
+        (result(), drawn(result(), 8), r"a.json \(no speed\) and .*b.json \(H200\)"),
+        (drawn(result(), 8, "A100"), drawn(result(), 8), r"a.json \(A100\) and .*b.json \(H200\)"),
+    ],
+    ids=["baseline without", "result without", "devices"],
+)
+def test_speeds_that_are_unknown_or_of_two_devices_are_refused_by_name(
+    tmp_path: Path, ours: Result, theirs: Result, words: str
+) -> None:
+    a, b = written(tmp_path / "a.json", ours), written(tmp_path / "b.json", theirs)
+    assert check(a, b).passed
+    with pytest.raises(ResultError, match=words):
+        check(a, b, min_speed=0.1, force=True)
+
+
+def test_a_published_row_has_no_speed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a published row has none"):
+        check(written(tmp_path / "a.json", result()), published="dit-xl-2-g-1.50", min_speed=0.5)
+
+
+def test_speed_changes_no_fingerprint() -> None:
+    fast, slow = (drawn(result(), speed) for speed in (100.0, 1.0))
+    assert differences(slow, fast) == []
+    assert len({fingerprint(each.protocol, each.samples, each.reference) for each in (fast, slow)}) == 1
+
+
 def test_junit_is_xml_with_a_failure_for_each_metric_that_is_worse(tmp_path: Path) -> None:
     a = written(tmp_path / "a.json", result({"fid": 9.0}))
     found = check(a, written(tmp_path / "b<&>.json", result()), max_gflops=5)
@@ -230,8 +279,8 @@ def test_the_command_exits_0_1_or_2_and_reads_pyproject(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    written(tmp_path / "b.json", result())
-    written(tmp_path / "a.json", result({"fid": 5.8}))
+    written(tmp_path / "b.json", drawn(result(), 10))
+    written(tmp_path / "a.json", drawn(result({"fid": 5.8}), 9))
     run = CliRunner().invoke
     assert run(main, ["check", "b.json", "--baseline", "b.json"]).exit_code == 0
     assert run(main, ["check", "a.json", "--baseline", "b.json", "--format", "github"]).exit_code == 1
@@ -242,6 +291,11 @@ def test_the_command_exits_0_1_or_2_and_reads_pyproject(
     assert run(main, ["check", "a.json"]).exit_code == 0
     assert run(main, ["check", "a.json", "--tolerance", "fid=0.1"]).exit_code == 1
     assert run(main, ["check", "a.json", "--max-gflops", "8"]).exit_code == 1
+    assert run(main, ["check", "a.json", "--min-speed", "0.8"]).exit_code == 0
+    assert run(main, ["check", "a.json", "--min-speed", "0.95"]).exit_code == 1
+    with (tmp_path / "pyproject.toml").open("a") as stream:
+        stream.write("min-speed = 0.95\n")
+    assert run(main, ["check", "a.json"]).exit_code == 1
     assert run(main, ["check", "a.json", "--update"]).exit_code == 0
     assert json.loads((tmp_path / "b.json").read_text("utf-8"))["metrics"]["fid"] == 5.8
     (tmp_path / "pyproject.toml").write_text("[tool.dit-eval.check]\ntolerances = 1\n")
