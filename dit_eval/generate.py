@@ -102,6 +102,7 @@ def generate(
             model=source.name,
             weights=assets.sha256(source.weights),
             decoder=decoder.name,
+            rounding=decoder.rounding,
             image_size=size,
             num=num,
             seed=seed,

@@ -25,6 +25,7 @@ PLAN = {
     "model": "DiT-XL/2",
     "weights": "e" * 64,
     "decoder": "ema " + "f" * 64,
+    "rounding": "⌊127.5 x + 128⌋ in 0 … 255",
     "image_size": 256,
     "num": N,
     "seed": 0,
@@ -130,10 +131,11 @@ def test_pairs_see_what_two_separate_intervals_cannot(tmp_path: Path) -> None:
         ({"samples": SAMPLES | {"plan": PLAN | {"cfg_channels": "all"}}}, "plan.cfg_channels"),
         ({"samples": SAMPLES | {"plan": PLAN | {"cfg": 4.0}}}, "plan.cfg"),
         ({"samples": SAMPLES | {"plan": PLAN | {"decoder": "mse " + "f" * 64}}}, "plan.decoder"),
+        ({"samples": SAMPLES | {"plan": PLAN | {"rounding": "⌊127.5 (x + 1)⌋ in 0 … 255"}}}, "plan.rounding"),
         ({"samples": SAMPLES | {"plan": PLAN | {"labels": "balanced"}}}, "plan.labels"),
         ({"reference": {"path": "imagenet-256", "statistics_sha256": "0"}}, "reference.statistics"),
     ],
-    ids=["resize", "network", "10K", "size", "channels", "guidance", "VAE", "labels", "reference"],
+    ids=["resize", "network", "10K", "size", "channels", "cfg", "VAE", "rounding", "labels", "reference"],
 )
 def test_what_does_not_measure_the_same_is_refused_by_name_and_has_another_fingerprint(
     tmp_path: Path, change: dict[str, Any], field: str
@@ -152,6 +154,13 @@ def test_the_subject_of_a_comparison_may_differ() -> None:
     assert differences(result(None, **subject), result()) == []
     bare = replace(result(), samples={k: v for k, v in result().samples.items() if k != "plan"})
     assert any("not recorded here" in each for each in differences(bare, result()))
+
+
+def test_a_result_from_before_rounding_was_recorded_is_not_taken_for_one_of_the_same_rounding() -> None:
+    plan = {key: value for key, value in PLAN.items() if key != "rounding"}
+    older = replace(result(), samples=SAMPLES | {"plan": plan})
+    (difference,) = differences(result(), older)
+    assert difference == "plan.rounding (not recorded there, ⌊127.5 x + 128⌋ in 0 … 255 here)"
 
 
 def test_a_sorted_file_is_worse(tmp_path: Path) -> None:
