@@ -247,7 +247,8 @@ def _description(device: torch.device) -> str:
     """A GPU by its name, a processor by its name and our threads on it: what a speed belongs to."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def _processor() -> str:
