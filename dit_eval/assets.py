@@ -67,9 +67,9 @@ def folder(kind: Kind) -> Path:
 
 
 @cache
-def manifest(kind: Kind) -> Mapping[str, Asset]:
-    """The registered assets of one kind, by name, in the manifest's order."""
-    path = folder(kind) / "manifest.toml"
+def manifest(kind: Kind, file: str = "manifest.toml") -> Mapping[str, Asset]:
+    """The assets of one kind that a TOML file in its folder registers, by name, in the file's order."""
+    path = folder(kind) / file
     known = ("urls", "file", "sha256", "bytes", "licence", "source")
     assets = {}
     for name, entry in tomllib.loads(path.read_text("utf-8")).items():

@@ -11,6 +11,7 @@ import sys
 import click
 
 from dit_eval import __version__
+from dit_eval.commands.certify import certify
 from dit_eval.commands.check import check
 from dit_eval.commands.demo import demo
 from dit_eval.commands.doctor import doctor
@@ -31,6 +32,7 @@ def main() -> None:
     """The numbers by which diffusion transformers are judged."""
 
 
+main.add_command(certify)
 main.add_command(check)
 main.add_command(demo)
 main.add_command(doctor)

@@ -161,14 +161,14 @@ def _require_one_process(images: Images, measurer: Measurer) -> None:
 
 
 def _drawn(images: Images, digest: str) -> tuple[dict[str, Any], list[str]]:
-    """How the samples were drawn and a network's cost, where their record says; and the doubts about it."""
+    """How the samples were drawn, at what cost and speed, where their record says; and doubts about it."""
     record = read_record(images.path)
     if not record:
         return {}, []
     if record.get("digest") != digest:
         path = images.path.with_suffix(".json")
         return {}, [f"{path} describes other images than {images.path}; the model behind them is not known."]
-    return {"plan": record["plan"], "macs": record["macs"]}, []
+    return {key: record[key] for key in ("plan", "macs", "speed") if key in record}, []
 
 
 @dataclass(frozen=True)

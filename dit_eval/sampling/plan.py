@@ -28,6 +28,7 @@ class Plan:
     model: str
     weights: str  # SHA-256 of the checkpoint
     decoder: str  # "pixels", or the VAE and the SHA-256 of its weights
+    rounding: str  # how its floats become uint8
     image_size: int
     num: int
     seed: int

@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from tests.command import assert_one_sentence, dit_eval
 from tests.shared import shared
-
-
-class Ran(NamedTuple):
-    """What a run of the command left behind."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def dit_eval(*arguments: object) -> Ran:
-    """The command's own entry point, in this process: what the console script calls."""
-    from dit_eval.cli import run
-
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
-        patch.setattr(sys, "argv", ["dit-eval", *map(str, arguments)])
-        patch.setenv("COLUMNS", "80")
-        with pytest.raises(SystemExit) as stop:
-            run()
-    return Ran(int(stop.value.code or 0), stdout.getvalue(), stderr.getvalue())
 
 
 def test_the_installed_command_says_its_version_and_its_help_at_once() -> None:
@@ -117,13 +94,6 @@ def test_damaged_input_is_one_sentence_exit_2_and_no_result(
     assert_one_sentence(run)
     assert name in run.stderr
     assert not (tmp_path / "result.json").exists()
-
-
-def assert_one_sentence(run: Ran) -> None:
-    assert run.returncode == 2, run.stderr
-    assert run.stdout == ""
-    assert run.stderr.startswith(("Error: ", "Usage: "))
-    assert "Traceback" not in run.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -15,52 +13,16 @@ import pytest
 from dit_eval import assets
 from dit_eval.assets import Asset
 from dit_eval.errors import AssetError, UsageError
+from tests.loopback import Server, serving
 
 CONTENT = np.random.default_rng(2).bytes(3_000_000)
 
 
-class Server(ThreadingHTTPServer):
-    """Serves CONTENT under any path; /short closes early, /absent is 404, /old ignores ranges."""
-
-    requests: list[tuple[str, str | None]]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        self.server.requests.append((self.path, asked))
-        if self.path == "/absent":
-            return self.send_error(404)
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.path != "/old" else 0
-        if start >= len(CONTENT):
-            return self.send_error(416)
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
-        self.send_header("Content-Length", str(len(CONTENT) - start))
-        self.end_headers()
-        body = CONTENT[start:]
-        self.wfile.write(body[: len(body) // 2] if self.path == "/short" else body)
-        return None
-
-    def log_message(self, format: str, *args: object) -> None: ...
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), Handler) as httpd:
-        httpd.requests = []
-        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield httpd
-        httpd.shutdown()
-        thread.join()
+    addresses = ("/thing.bin", "/mirror", "/short", "/old")
+    with serving(dict.fromkeys(addresses, CONTENT), short={"/short"}, rangeless={"/old"}) as running:
+        yield running
 
 
 @pytest.fixture
