@@ -52,12 +52,16 @@ def table(style: Format, image_size: int, block: str) -> None:
 
 @flops.command()
 @click.argument("results", nargs=-1, type=options.FILE)
-@click.option("--out", type=options.FILE, required=True, help="The .png or .svg to write.")
+@click.option("--out", type=options.OUTPUT, required=True, help="The .png or .svg to write.")
 @image_size
 def plot(results: tuple[Path, ...], out: Path, image_size: int) -> None:
-    """Gflops against parameters and, given RESULTS (JSON), FID against Gflops."""
+    """Gflops against parameters and, given RESULTS (JSON), FID against Gflops.
+
+    The second is the figure of that name in the report, beside the whole design space at one image size.
+    """
     from dit_eval.flop_table import flop_rows  # torch loads here, so --help stays instant
     from dit_eval.report.scaling import plot_scaling
+    from dit_eval.results import read_result
 
-    plot_scaling(out, flop_rows(image_size=image_size), results)
-    click.echo(out)
+    measured = [read_result(path) for path in results]
+    click.echo(plot_scaling(out, flop_rows(image_size=image_size), measured))
