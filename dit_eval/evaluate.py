@@ -36,7 +36,6 @@ from dit_eval.results import Result
 from dit_eval.shards import read_record
 from dit_eval.statistics import BatchStatistics
 
-STANDARD = "adm"  # the protocol where neither the caller nor the reference names one
 _SORTED = 1.1  # order-free score over the file's: chunks of a shuffled file agree to a few per cent
 
 
@@ -66,7 +65,7 @@ def evaluate(
     images = _open_samples(samples, ignore_sample_statistics)
     target = open_reference(reference, offline=offline)
     measurer = load_measurer(
-        protocol or target.protocol or STANDARD,
+        protocol or target.protocol,
         inception=inception,
         device=device,
         batch_size=batch_size,
@@ -124,7 +123,7 @@ def make_reference(
     """
     images = open_images(Path(batch))
     measurer = load_measurer(
-        protocol or STANDARD, inception=inception, device=device, batch_size=batch_size, offline=offline
+        protocol, inception=inception, device=device, batch_size=batch_size, offline=offline
     )
     with joined(measurer.rank):
         statistics, about = measurer.measure(images, "reference", progress)

@@ -25,6 +25,12 @@ SCHEMA = 1
 # The numbers of a list, which stand in one line; a string in JSON holds no line break.
 _NUMBERS = re.compile(r"(?<=\[)\n[-+.\deE,\s]+(?=\])")
 
+_CIRCUMSTANCES = {  # what no number goes without
+    "protocol": ("name", "fingerprint", "weights"),
+    "samples": ("path", "n", "size"),
+    "reference": ("path",),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -93,7 +99,9 @@ class Result:
             schema = fields.pop("schema")
             fields["warnings"] = tuple(fields["warnings"])
             if schema == SCHEMA:
-                return cls(**fields)
+                result = cls(**fields)
+                _ = [getattr(result, part)[key] for part, keys in _CIRCUMSTANCES.items() for key in keys]
+                return result
         except (ValueError, TypeError, KeyError, AttributeError):
             raise ResultError("not a result of dit-eval; expected the JSON that `--json` writes.") from None
         raise ResultError(f"a result of schema {schema}; this version reads schema {SCHEMA}.")
@@ -127,7 +135,7 @@ class Result:
         with console.capture() as capture:
             console.print(self._numbers())
             console.print(self._circumstances())
-        return capture.get().rstrip()
+        return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
 
     def _numbers(self) -> Table:
         title = f"FID-{short_count(self.samples['n'])}, protocol {self.protocol['name']}"
@@ -174,9 +182,11 @@ class Result:
 def read_result(path: Path) -> Result:
     """The result in a JSON file. Raises ResultError, naming the file, if there is none."""
     try:
-        return Result.from_json(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, ResultError) as error:
-        raise ResultError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        return Result.from_json(path.read_bytes().decode("utf-8", "replace"))
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except ResultError as error:
+        raise ResultError(f"{path}: {error}") from None
 
 
 def write_result(path: Path, result: Result) -> None:

@@ -13,9 +13,10 @@ from dit_eval.commands import options
 @click.argument("results", nargs=-1, required=True, type=options.FILE)
 @click.option("--out", type=options.FOLDER, default=".", show_default=True, help="Folder for the PNG files.")
 def plot(results: tuple[Path, ...], out: Path) -> None:
-    """The figures of the report, of RESULTS (JSON), as far as these fill them.
+    """The figures of the report, of RESULTS (JSON), as PNG files.
 
-    FID and IS against guidance, precision against recall, FID against Gflops, precision and recall by class.
+    FID and IS against guidance, precision against recall, FID against Gflops, precision and recall by class:
+    those that these results fill.
     """
     from dit_eval.report.plots import save_figures  # matplotlib
     from dit_eval.results import read_result
