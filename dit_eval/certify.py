@@ -126,28 +126,23 @@ class Certificate:
         return "\n".join([*(line.rstrip() for line in capture.get().rstrip().splitlines()), "", outcome])
 
 
-def _silent(_: str) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
 def certify(
     only: str | None = None,
     *,
     device: str = "auto",
     batch_size: int = 64,
     offline: bool = False,
-    downloading: Callable[[str], AbstractContextManager[assets.Progress | None]] = _silent,
     measuring: Callable[[], AbstractContextManager[Callable[..., None] | None]] = nullcontext,
 ) -> Certificate | None:
     """Fetch ADM's published batches, measure them and compare the numbers with the published ones.
 
-    only: the name of one batch, None for all; downloading, measuring: open a progress bar, for the file of
-    that name and as for `evaluate`. An interrupted download goes on; under torchrun the processes share the
-    images, and those other than rank 0 get None. Raises the subclasses of DitEvalError.
+    only: the name of one batch, None for all; measuring: opens a progress bar, as for `evaluate`. An
+    interrupted download goes on; under torchrun the processes share the images, and those other than rank 0
+    get None. Raises the subclasses of DitEvalError.
     """
     chosen = _chosen(only)
     files = {
-        name: {role: (asset, _fetch(asset, offline, downloading)) for role, asset in _files(entry).items()}
+        name: {role: (asset, assets.fetch(asset, offline=offline)) for role, asset in _files(entry).items()}
         for name, entry in chosen.items()
     }
     rank, batches = Rank.from_environment(), []
@@ -187,15 +182,6 @@ def _files(entry: assets.Asset) -> dict[str, assets.Asset]:
         "reference": assets.lookup("reference_stats", entry.about["reference"]),
         "samples": entry,
     }
-
-
-def _fetch(
-    asset: assets.Asset,
-    offline: bool,
-    downloading: Callable[[str], AbstractContextManager[assets.Progress | None]],
-) -> Path:
-    with downloading(asset.name) as progress:
-        return assets.fetch(asset, offline=offline, progress=progress)
 
 
 def _batch(entry: assets.Asset, files: Mapping[str, tuple[assets.Asset, Path]], result: Result) -> Batch:

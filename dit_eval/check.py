@@ -133,7 +133,9 @@ def check(
     every field that differs, and UsageError for unknown names.
     """
     if (baseline is None) == (published is None):
-        raise UsageError("a check needs a baseline or a published row, and not both.")
+        raise UsageError(
+            "a check needs a baseline (--baseline FILE) or a row of the papers (--published NAME), not both."
+        )
     tolerances = tolerances or {}
     _require_known("metric", tolerances, GATED)
     path = Path(result)

@@ -94,6 +94,8 @@ def generate(
     with freed_memory_kept(chosen), matmul_precision(precision, chosen), torch.inference_mode():
         network = load_dit(source.weights, source.config, device=chosen)
         pixels = network.in_channels != _LATENT_CHANNELS
+        if pixels and vae is not None:
+            raise UsageError(f"{source.name} draws pixels, which no VAE decodes; leave --vae out.")
         decoder = PIXELS if pixels else load_decoder(str(vae or source.defaults.get("vae", "ema")), chosen)
         size = network.input_size * decoder.factor
         if image_size not in (None, size):

@@ -32,7 +32,7 @@ GUIDANCE = (1.0, 1.25, 1.5)
 HALVES = 20  # random cuts of the data
 EVALUATIONS = (25, 50, 250)  # of the network, for an image
 METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
-WAYS = {  # model, how it is sampled, and evaluations a step
+WAYS: dict[str, tuple[str, dict[str, Any], int]] = {  # model, how it is sampled, and evaluations a step
     "digits, DDPM": ("digits", {"sampler": "ddpm"}, 1),
     "digits, DDIM": ("digits", {"sampler": "ddim"}, 1),
     "digits-sit, SDE": ("digits-sit", {"sampler": "sde"}, 1),

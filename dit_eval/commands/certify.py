@@ -10,14 +10,18 @@ from typing import Any
 import click
 
 from dit_eval.commands import options
-from dit_eval.commands.progress import download_bar, progress_bar
+from dit_eval.commands.progress import progress_bar
 from dit_eval.results import write_text
 
 
 @click.command()
 @click.option("--only", metavar="NAME", help="One batch: adm-64 (0.6 GB) or adm-g-adm-u-256 (10 GB).")
 @click.option(
-    "--out", type=options.OUTPUT, default="certificate.json", show_default=True, help="The JSON to write."
+    "--out",
+    type=options.Output(".json"),
+    default="certificate.json",
+    show_default=True,
+    help="The JSON to write.",
 )
 @options.batch_size
 @options.device
@@ -31,8 +35,7 @@ def certify(context: click.Context, out: Path, **settings: Any) -> None:
     """
     from dit_eval.certify import certify as run_certify  # torch loads here, so --help stays instant
 
-    measuring = partial(progress_bar, "images")
-    certificate = run_certify(downloading=download_bar, measuring=measuring, **settings)
+    certificate = run_certify(measuring=partial(progress_bar, "images"), **settings)
     if certificate is None:  # a rank other than 0
         return
     write_text(out, certificate.to_json() + "\n")

@@ -58,10 +58,11 @@ def check(
     update: bool,
     force: bool,
 ) -> None:
-    """Is RESULT better, the same or worse than a baseline? Exit 1 if a metric is worse or a limit broken.
+    """Is RESULT better, the same or worse than a baseline?
 
-    What the options leave open is read from [tool.dit-eval.check] in pyproject.toml: baseline, max-gflops,
-    min-speed and a table of tolerances. Two results that do not measure the same thing are refused.
+    Exit 1 if a metric is worse or a limit broken. What the options leave open is read from
+    [tool.dit-eval.check] in pyproject.toml: baseline, max-gflops, min-speed and a table of tolerances. Two
+    results that do not measure the same thing are refused.
     """
     from dit_eval.check import Tolerance, settings, update_baseline  # numpy loads here
     from dit_eval.check import check as run_check

@@ -27,10 +27,11 @@ _MODELS = ("digits", "digits-sit")
 @click.option("--out", type=options.FOLDER, default="demo", show_default=True, help="Folder to write.")
 @options.device
 def demo(out: Path, device: str) -> None:
-    """Draw handwritten digits with the bundled DiT and SiT at three guidance scales and measure them.
+    """Draw digits with the bundled DiT and SiT and measure them.
 
-    Prints the numbers in the form of the paper's table 2; OUT holds batches, results, pictures of the samples
-    and the report. Nothing is downloaded. Interrupted, the same command goes on.
+    At three guidance scales. Prints the numbers in the form of the paper's table 2; OUT holds batches,
+    results, pictures of the samples and the report. Nothing is downloaded. Interrupted, the same command goes
+    on.
     """
     from dit_eval.grid import draw_grid  # torch loads here, so --help stays instant
     from dit_eval.report.page import write_report

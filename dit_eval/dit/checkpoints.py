@@ -217,6 +217,7 @@ def _read(path: Path) -> StateDict:
         reason = "its pickle holds more than tensors, and is not run"
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = re.sub(r"^\[enforce fail at .*?\][ .]*", "", reason)  # torch's line of C++
     else:
         return _state_dict(content, path)
     raise CheckpointError(

@@ -104,7 +104,7 @@ def _read_labels(path: Path, num: int) -> NDArray[np.int64]:
         labels = np.array(path.read_text("utf-8").split(), dtype=np.int64)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"labels {str(path)!r} cannot be read ({error}). "
+            f"labels {str(path)!r} cannot be read ({getattr(error, 'strerror', None) or error}). "
             "Choose uniform, balanced, the number of a class, or a text file with one number per image."
         ) from None
     if len(labels) != num:

@@ -130,6 +130,11 @@ def test_shards_that_are_there_are_not_drawn_again(draw, tmp_path):
     assert told[-1].wanted == NUM - 8
 
 
+def test_a_decoder_for_a_model_of_pixels_is_refused(draw):
+    with pytest.raises(UsageError, match="leave --vae out"):
+        draw(vae="ema")
+
+
 def test_progress_counts_the_operations_of_guidance(draw):
     told = []
     draw(progress=told.append, batch_size=7)
