@@ -72,17 +72,20 @@ def test_a_statistics_only_reference_gives_fid_and_sfid_and_the_reason_for_the_r
     assert "precision" not in bare["metrics"]
 
 
-def test_the_clean_protocol_is_another_number_with_another_fingerprint(
-    pair: tuple[Path, Path], golden_inception: Path
+def test_the_clean_protocol_is_another_number_that_a_check_refuses_to_compare(
+    pair: tuple[Path, Path], golden_inception: Path, tmp_path: Path
 ) -> None:
-    adm, clean = (
-        json.loads(
-            dit_eval("fid", *pair, "--inception", golden_inception, "--protocol", name, "--json", "-").stdout
-        )
-        for name in ("adm", "clean")
-    )
-    assert adm["protocol"]["fingerprint"] != clean["protocol"]["fingerprint"]
-    assert adm["metrics"]["fid"] != clean["metrics"]["fid"]
+    adm, clean = (tmp_path / f"{name}.json" for name in ("adm", "clean"))
+    for path in (adm, clean):
+        weights = ("--inception", golden_inception)
+        run = dit_eval("fid", *pair, *weights, "--protocol", path.stem, "--json", path)
+        assert run.returncode == 0, run.stderr
+    there, here = (json.loads(path.read_text("utf-8")) for path in (adm, clean))
+    assert here["protocol"]["fingerprint"] != there["protocol"]["fingerprint"]
+    assert here["metrics"]["fid"] != there["metrics"]["fid"]
+    refused = dit_eval("check", clean, "--baseline", adm)
+    assert_one_sentence(refused)
+    assert "protocol.resize (tf1-bilinear there, clean-fid-bicubic here)" in refused.stderr
 
 
 @pytest.mark.parametrize("name", ["samples.npz", "ref.npz"])
