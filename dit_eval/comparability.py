@@ -56,22 +56,28 @@ def differences(result: Result, baseline: Result) -> list[str]:
     ]
 
 
-def differences_from_published(result: Result, row: Published) -> list[str]:
-    """The same for a row of a paper, of which less is known."""
-    asset = lookup("reference_stats", f"imagenet-{row.image_size}")
+def differences_from_papers(result: Result, image_size: int, num: int) -> dict[str, tuple[Any, Any]]:
+    """What is not as in the papers' tables of that size and number of images: field → (value here, there)."""
+    asset = lookup("reference_stats", f"imagenet-{image_size}")
     file = Path(result.reference["path"]).name
     found = {
         "protocol": (result.protocol["name"], "adm"),
         "network": ("official" if result.protocol["weights"]["official"] else "custom", "official"),
-        "samples.n": (result.samples["n"], row.num),
-        "samples.size": (list(result.samples["size"]), [row.image_size, row.image_size]),
         "reference": (asset.name if file == cached_path(asset).name else file, asset.name),
+        "samples.size": (list(result.samples["size"]), [image_size, image_size]),
+        "samples.n": (result.samples["n"], num),
     }
+    return {key: values for key, values in found.items() if values[0] != values[1]}
+
+
+def differences_from_published(result: Result, row: Published) -> list[str]:
+    """The same as `differences` for a row of a paper, of which less is known."""
+    found = differences_from_papers(result, row.image_size, row.num)
     plan = result.samples.get("plan")
     if plan and row.cfg is not None:
-        found["plan.cfg"] = (plan["cfg"], row.cfg)
-        found["plan.cfg_channels"] = (plan["cfg_channels"], "3")
-    return [f"{key} ({there} there, {here} here)" for key, (here, there) in found.items() if here != there]
+        asked = {"cfg": row.cfg, "cfg_channels": "3"}
+        found |= {f"plan.{key}": (plan[key], there) for key, there in asked.items() if plan[key] != there}
+    return [f"{key} ({there} there, {here} here)" for key, (here, there) in found.items()]
 
 
 def require_comparable(different: list[str], result: str, baseline: str) -> None:

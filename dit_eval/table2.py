@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from dit_eval.assets import cached_path, lookup
+from dit_eval.comparability import differences_from_papers
 from dit_eval.errors import ResultError
 from dit_eval.published import Published, architecture, published_results
 from dit_eval.results import Result, short_count
 
 TITLE = "Class-conditional ImageNet 256×256, Peebles & Xie 2023, table 2"
-PROTOCOL, REFERENCE, IMAGE_SIZE, NUM = "adm", "imagenet-256", 256, 50_000  # what the paper's rows measure
+IMAGE_SIZE, NUM = 256, 50_000  # of the paper's rows
 
 COLUMNS = {  # metric → heading and digits after the point, as the paper prints them
     "fid": ("FID↓", 2),
@@ -28,6 +27,14 @@ COLUMNS = {  # metric → heading and digits after the point, as the paper print
     "inception_score": ("IS↑", 2),
     "precision": ("Prec.↑", 2),
     "recall": ("Rec.↑", 2),
+}
+
+_REASONS = {  # what differs from the papers → why a row stands apart
+    "protocol": "protocol {here}, not {there}",
+    "network": "custom weights of the feature network",
+    "reference": "measured against {here}, not {there}",
+    "samples.size": "images of {here[0]}×{here[1]}, not {there[0]}×{there[1]}",
+    "samples.n": "{here:,} images, not {there:,}",
 }
 
 
@@ -147,24 +154,9 @@ def paper_row(result: Result) -> Published | None:
 
 
 def _row(result: Result) -> Row:
-    reasons = tuple(_differs(result))
+    reasons = tuple(
+        _REASONS[field].format(here=here, there=there)
+        for field, (here, there) in differences_from_papers(result, IMAGE_SIZE, NUM).items()
+    )
     paper = None if reasons else paper_row(result)
     return Row(name=result.name, n=result.samples["n"], metrics=result.metrics, paper=paper, reasons=reasons)
-
-
-def _differs(result: Result) -> list[str]:
-    """Why a result does not measure what the paper's rows do."""
-    reasons = []
-    if result.protocol["name"] != PROTOCOL:
-        reasons.append(f"protocol {result.protocol['name']}, not {PROTOCOL}")
-    elif not result.protocol["weights"]["official"]:
-        reasons.append("custom weights of the feature network")
-    asset = lookup("reference_stats", REFERENCE)
-    if Path(result.reference["path"]).name not in (asset.name, cached_path(asset).name):
-        reasons.append(f"measured against {Path(result.reference['path']).name}, not {REFERENCE}")
-    if result.samples["size"] != [IMAGE_SIZE, IMAGE_SIZE]:
-        height, width = result.samples["size"]
-        reasons.append(f"images of {height}×{width}, not {IMAGE_SIZE}×{IMAGE_SIZE}")
-    if result.samples["n"] != NUM:
-        reasons.append(f"{result.samples['n']:,} images, not {NUM:,}")
-    return reasons
