@@ -176,7 +176,7 @@ class ShardFolder:
                 f"{place} exists and nothing says how it was made. Choose another --out, or --fresh."
             )
         differing = [
-            f"{key} ({found.get(key)} there, {self.settings.get(key)} here)"
+            f"{key} ({_brief(found.get(key))} there, {_brief(self.settings.get(key))} here)"
             for key in sorted({*found, *self.settings})
             if found.get(key) != self.settings.get(key)
         ]
@@ -200,6 +200,11 @@ def read_record(batch: Path) -> dict[str, Any]:
     """What OUT.json says of the batch OUT.npz: plan, sha256, digest and more; empty where there is none."""
     record = _read_json(batch.with_suffix(".json")) if batch.suffix == ".npz" else {}
     return record if "plan" in record else {}
+
+
+def _brief(value: Any) -> str:
+    """A setting in a sentence; of a digest, its beginning."""
+    return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else str(value)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -42,7 +42,9 @@ def find_model(model: str | DiTConfig, ckpt: str | Path | None, image_size: int 
     if ckpt is None:
         return _source(_registered(model, image_size))
     if not Path(ckpt).exists() and str(ckpt) in assets.manifest("models"):
-        return _source(assets.lookup("models", str(ckpt)))
+        if str(ckpt) not in _drawable():
+            raise UsageError(f"{ckpt} is no DiT or SiT (those registered are {', '.join(_drawable())}).")
+        return _source(_drawable()[str(ckpt)])
     if isinstance(model, str) and model in _drawable():
         return replace(_source(_drawable()[model]), place=Path(ckpt))
     family = _family(model) if isinstance(model, str) else None

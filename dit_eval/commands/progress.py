@@ -43,10 +43,10 @@ def progress_bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
         tasks = {}
 
         def show(what: str, done: int, total: int) -> None:
-            bars.start()
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total, unit=unit)
             bars.update(tasks[what], completed=done)
+            bars.start()
 
         yield show
 
@@ -83,8 +83,8 @@ def sampling_bar() -> Iterator[Callable[[Drawn], None]]:
         def show(progress: Drawn) -> None:
             seconds = time.monotonic() - start
             rate = f"{progress.drawn / seconds:.3g} images/s, {progress.flops / seconds / 1e12:.3g} TFLOP/s"
-            bars.start()
             bars.update(task, completed=progress.drawn, total=progress.wanted, rate=rate)
+            bars.start()
 
         yield show
 

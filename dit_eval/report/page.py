@@ -61,11 +61,11 @@ def write_report(path: Path, results: Sequence[Result], *, title: str = "dit-eva
     write_text(path, page)
 
 
-def _classes(results: Sequence[Result]) -> Iterator[tuple[str, str, dict[str, str]]]:
+def _classes(results: Sequence[Result]) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
     """Figure, caption and, where classes are too many to be named in it, the lowest of each result."""
     drawn = class_figures(results)
     for metric, some in by_class(results).items():
-        lowest = {} if are_few(some) else {each.name: each.lowest() for each in some}
+        lowest = [] if are_few(some) else [(each.name, each.lowest()) for each in some]
         yield svg(drawn[f"{metric}-classes"]), CLASS_CAPTIONS[metric], lowest
 
 

@@ -67,6 +67,11 @@ def test_checkpoint_may_be_a_registered_name():
     assert find_model("XL/2", "xl-512", None).name == "xl-512"
 
 
+def test_registered_network_that_does_not_draw_is_refused():
+    with pytest.raises(UsageError, match=r"sd-vae is no DiT or SiT .*xl-256, xl-512, sit-256, own"):
+        find_model("XL/2", "sd-vae", None)
+
+
 def test_checkpoint_may_be_a_file(tmp_path):
     (tmp_path / "mine.pt").touch()
     source = find_model("XL/2", tmp_path / "mine.pt", None)
