@@ -25,7 +25,7 @@ class PrecisionRecall:
 
     samples_inside: np.ndarray  # (M,) bool
     reference_inside: np.ndarray  # (N,) bool
-    inside_parts: np.ndarray  # (N, P) bool: inside a ball of each of P random parts of the samples
+    inside_parts: np.ndarray  # (N, P) bool: inside a ball of each of P parts of the samples; none in float16
 
     @property
     def precision(self) -> float:
@@ -76,7 +76,7 @@ def precision_recall(
     theirs = prepare("reference", torch.from_numpy(reference).to(device))
     ours = prepare("samples", torch.from_numpy(samples).to(device))
     reach_theirs, reach_ours = _squared_radii(theirs, k), _squared_radii(ours, k)
-    member, reach_parts = _parts(ours, k)
+    member, reach_parts = _parts(ours, k, 0 if float16 else _PARTS)
     inside_theirs = torch.zeros(len(ours), dtype=torch.bool, device=device)
     inside_ours = torch.zeros(len(theirs), dtype=torch.bool, device=device)
     inside_parts = torch.zeros(len(theirs), member.shape[1], dtype=torch.bool, device=device)
@@ -85,8 +85,9 @@ def precision_recall(
             distances = theirs.squared_distances(rows, ours, columns)
             inside_theirs[columns] |= (distances <= reach_theirs[rows, None]).any(dim=0)
             inside_ours[rows] |= (distances <= reach_ours[None, columns]).any(dim=1)
-            covering = (distances <= reach_parts[None, columns]).float()
-            inside_parts[rows] |= covering @ member[columns] > 0
+            if not float16:
+                covering = (distances <= reach_parts[None, columns]).float()
+                inside_parts[rows] |= covering @ member[columns] > 0
     return PrecisionRecall(*(inside.cpu().numpy() for inside in (inside_theirs, inside_ours, inside_parts)))
 
 
@@ -150,12 +151,12 @@ def _blocks(n: int) -> Iterator[slice]:
         yield slice(start, min(start + _BLOCK, n))
 
 
-def _parts(points: _Points, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _parts(points: _Points, k: int, most: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Random parts of a set: who is in which, (N, P) of 0 and 1, and squared radii within the part, (N,).
 
-    There are at most ten of k + 1 points and more.
+    There are at most `most`, of k + 1 points and more.
     """
-    parts = min(_PARTS, len(points) // (k + 1))
+    parts = min(most, len(points) // (k + 1))
     device = points.features.device
     order = torch.from_numpy(next(shuffles(len(points)))).to(device)
     member = torch.zeros(len(points), parts, device=device)
