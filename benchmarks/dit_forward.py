@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from dit_eval.allocator import keep_freed_memory
 from dit_eval.dit import DIT, DiT, load_dit, model_name
 from dit_eval.dit.blocks import AdaLNZeroBlock
+from dit_eval.sampling.guidance import shared_rows
 
 CLASSES = 1000
 TIME = 400
@@ -35,9 +36,7 @@ Step = Callable[[Tensor], Tensor]
 
 def ours(dit: DiT, labels: Tensor) -> Step:
     """Both passes in one batch; the time is embedded once and the null class conditioned once."""
-    n = len(labels)
-    classes = torch.cat([labels, labels.new_tensor([CLASSES])])
-    rows = torch.cat([torch.arange(n), torch.full((n,), n)]).to(labels.device)
+    classes, rows = shared_rows(labels, CLASSES)
     t = torch.full((1,), TIME, device=labels.device)
 
     def step(x: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ class StandIn(nn.Module):
     def forward(self, x: torch.Tensor) -> Activations:
         """Resized images (N, 3, 299, 299) → what Inception would give, in shape."""
         pixels = x.flatten(1)
-        return Activations(pixels[:, :2048], pixels[:, :2023], torch.softmax(pixels[:, :1008], dim=1))
+        pool, spatial, classes = (pixels[:, :n].clone() for n in self.dimensions)
+        return Activations(pool, spatial, torch.softmax(classes, dim=1))
 
 
 def noise(n: int) -> Iterator[np.ndarray]:

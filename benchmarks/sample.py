@@ -95,9 +95,10 @@ def theirs(model: DiTTransformer2DModel, vae: AutoencoderKL, images: int, steps:
 def plan_of(images: int, steps: int, precision: str, compiled: bool, device: str) -> Plan:
     """What `dit-eval sample` would make of these options."""
     return Plan(
-        model="", weights="", decoder="", image_size=256, num=images, seed=0, labels="uniform",
-        sampler="ddim", options={"eta": 0.0}, steps=f"ddim{steps}", cfg=SCALE, cfg_channels="all",
-        cfg_interval=None, batch_size=images, precision=precision, compile=compiled, device=device,
+        model="", weights="", decoder="", rounding="", image_size=256, num=images, seed=0,
+        labels="uniform", sampler="ddim", options={"eta": 0.0}, steps=f"ddim{steps}", cfg=SCALE,
+        cfg_channels="all", cfg_interval=None, batch_size=images, precision=precision, compile=compiled,
+        device=device,
     )  # fmt: skip
 
 

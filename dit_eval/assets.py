@@ -14,7 +14,9 @@ import shutil
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -28,9 +30,11 @@ from dit_eval.errors import AssetError, UsageError
 
 Kind = Literal["models", "reference_stats"]
 Progress = Callable[[int, "int | None"], None]  # bytes so far, bytes in all where known
+Bar = Callable[[str], AbstractContextManager[Progress]]  # opened with the name of what is downloaded
 
 _CHUNK = 1 << 20
 _TIMEOUT_S = 30
+_bar: ContextVar[Bar | None] = ContextVar("bar", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +71,9 @@ def folder(kind: Kind) -> Path:
 
 
 @cache
-def manifest(kind: Kind) -> Mapping[str, Asset]:
-    """The registered assets of one kind, by name, in the manifest's order."""
-    path = folder(kind) / "manifest.toml"
+def manifest(kind: Kind, file: str = "manifest.toml") -> Mapping[str, Asset]:
+    """The assets of one kind that a TOML file in its folder registers, by name, in the file's order."""
+    path = folder(kind) / file
     known = ("urls", "file", "sha256", "bytes", "licence", "source")
     assets = {}
     for name, entry in tomllib.loads(path.read_text("utf-8")).items():
@@ -107,7 +111,17 @@ def is_present(asset: Asset) -> bool:
     return cached_path(asset).is_file()
 
 
-def fetch(asset: Asset, *, offline: bool = False, progress: Progress | None = None) -> Path:
+@contextmanager
+def downloads_shown(bar: Bar) -> Iterator[None]:
+    """Open a bar for every download inside, however deep: what needs a file need not know of bars."""
+    token = _bar.set(bar)
+    try:
+        yield
+    finally:
+        _bar.reset(token)
+
+
+def fetch(asset: Asset, *, offline: bool = False) -> Path:
     """The asset's verified file: bundled, cached, or downloaded now.
 
     Several processes may ask at once; one downloads. An interrupted download goes on where it stopped.
@@ -131,7 +145,9 @@ def fetch(asset: Asset, *, offline: bool = False, progress: Progress | None = No
                     f"{asset.name} is not in the cache and --offline forbids the download. "
                     f"Fetch {asset.urls[0]} on another machine and put it at {path}."
                 )
-            _download(asset, path, progress)
+            bar = _bar.get()
+            with bar(asset.name) if bar else nullcontext() as progress:
+                _download(asset, path, progress)
         _verify(asset, path)
     return path
 

@@ -216,6 +216,11 @@ def open_images(path: Path) -> Images:
     if path.is_dir():
         names = [str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()]
         return PictureImages(path, names, lambda name: (path / name).read_bytes())
+    if path.is_file() and path.suffix not in (".npz", ".zip") and not zipfile.is_zipfile(path):
+        raise BatchError(
+            f"{path} is neither an .npz, a folder nor a zip of images. "
+            "An array of images becomes one with np.savez(path, images)."
+        )
     with npz.damage_is_an_error(path):
         archive = zipfile.ZipFile(path)  # stays open: its index is parsed once, and threads may share it
     names = archive.namelist()

@@ -23,6 +23,7 @@ from dit_eval.results import METRICS, Result, read_result, write_result
 
 GATED = tuple(name for name, metric in METRICS.items() if not metric.parent)
 _PRINTED = 0.005  # half of the last digit of the papers' tables
+_SETTINGS = ("baseline", "tolerance", "max-gflops", "min-speed")
 Verdict = Literal["better", "same", "worse"]
 
 
@@ -82,16 +83,17 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """One cost: what was found, and the most that was asked for."""
+    """A cost or a speed: what was found, and the most or the least that was asked for."""
 
     name: str
     value: float
-    most: float
+    bound: float
+    side: Literal["most", "least"]
 
     @property
     def kept(self) -> bool:
-        """True if the cost is within its limit."""
-        return self.value <= self.most
+        """True if the value is on the right side of its bound."""
+        return self.value <= self.bound if self.side == "most" else self.value >= self.bound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,25 +122,34 @@ def check(
     published: str | None = None,
     tolerances: Mapping[str, Tolerance] | None = None,
     max_gflops: float | None = None,
+    min_speed: float | None = None,
     force: bool = False,
 ) -> Check:
     """Compare a result's JSON with a baseline's, or with a row of reference_stats/published.toml.
 
     tolerances: by metric, none by default; max_gflops: the most multiply-adds of one forward pass of one
-    image, in 1e9; force: compare what does not measure the same thing. Raises ResultError where the two
-    cannot be compared, naming every field that differs, and UsageError for unknown names.
+    image, in 1e9; min_speed: the least images/s, as a share of the baseline's on the same device; force:
+    compare what does not measure the same thing. Raises ResultError where the two cannot be compared, naming
+    every field that differs, and UsageError for unknown names.
     """
     if (baseline is None) == (published is None):
-        raise UsageError("a check needs a baseline or a published row, and not both.")
+        raise UsageError(
+            "a check needs a baseline (--baseline FILE) or a row of the papers (--published NAME), not both."
+        )
     tolerances = tolerances or {}
     _require_known("metric", tolerances, GATED)
     path = Path(result)
     ours = read_result(path)
-    limits = () if max_gflops is None else (_gflops(path, ours, max_gflops),)
+    limits = [] if max_gflops is None else [_gflops(path, ours, max_gflops)]
     if published is not None:
+        if min_speed is not None:
+            raise UsageError("min_speed is a share of a baseline's images/s; a published row has none.")
         other, different, notes = _against_published(published, ours)
     else:
-        other, different, notes = _against_baseline(path, ours, Path(str(baseline)))
+        theirs = read_result(Path(str(baseline)))
+        if min_speed is not None:
+            limits.append(_speed(path, ours, Path(str(baseline)), theirs, min_speed))
+        other, different, notes = _against_baseline(ours, Path(str(baseline)), theirs)
     if not force:
         comparability.require_comparable(different, str(path), other.name)
     if different:
@@ -148,7 +159,7 @@ def check(
         baseline=other.name,
         n=ours.samples["n"],
         comparisons=_compare(path, ours, other, tolerances),
-        limits=limits,
+        limits=tuple(limits),
         notes=notes,
     )
 
@@ -168,7 +179,7 @@ def update_baseline(result: str | Path, baseline: str | Path) -> None:
 
 
 def settings(folder: Path) -> dict[str, Any]:
-    """The table [tool.dit-eval.check] of a folder's pyproject.toml: baseline, tolerance, max-gflops.
+    """The table [tool.dit-eval.check] of a folder's pyproject.toml.
 
     Empty where there is none. Raises UsageError for a file that is no TOML and for unknown keys.
     """
@@ -180,7 +191,7 @@ def settings(folder: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} is no TOML ({error}).") from None
     table = tools.get("dit-eval", {}).get("check", {})
-    _require_known(f"key in [tool.dit-eval.check] of {path}:", table, ("baseline", "tolerance", "max-gflops"))
+    _require_known(f"key in [tool.dit-eval.check] of {path}:", table, _SETTINGS)
     return table
 
 
@@ -195,8 +206,9 @@ class _Other:
     slack: float = 0.0
 
 
-def _against_baseline(path: Path, ours: Result, baseline: Path) -> tuple[_Other, list[str], tuple[str, ...]]:
-    theirs = read_result(baseline)
+def _against_baseline(
+    ours: Result, baseline: Path, theirs: Result
+) -> tuple[_Other, list[str], tuple[str, ...]]:
     paired = comparability.are_paired(ours, theirs)
     influence = read_influence(baseline, theirs) if paired else {}
     notes = () if influence else (_why_unpaired(baseline, paired),)
@@ -267,7 +279,20 @@ def _gflops(path: Path, ours: Result, most: float) -> Limit:
         raise ResultError(
             f"{path} does not say what its model costs; --max-gflops is for batches of `dit-eval sample`."
         )
-    return Limit(name="gflops", value=macs / 1e9, most=most)
+    return Limit(name="gflops", value=macs / 1e9, bound=most, side="most")
+
+
+def _speed(path: Path, ours: Result, baseline: Path, theirs: Result, share: float) -> Limit:
+    speeds = [side.samples.get("speed") or {} for side in (ours, theirs)]
+    here, there = (speed.get("device", "no speed") for speed in speeds)
+    if not all(speeds) or here != there:
+        raise ResultError(
+            f"the speeds of {path} ({here}) and {baseline} ({there}) cannot be compared: both must be known, "
+            "on the same device. `dit-eval sample` records them where a process draws two batches or more. "
+            "Draw again, or leave out --min-speed."
+        )
+    value, other = (speed["images"] / speed["seconds"] for speed in speeds)
+    return Limit(name="images/s", value=value, bound=share * other, side="least")
 
 
 def _require_known(what: str, names: Any, known: tuple[str, ...]) -> None:

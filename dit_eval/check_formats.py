@@ -109,16 +109,21 @@ def _rows(check: Check) -> list[list[str]]:
         for each in check.comparisons
     ]
     limits = [
-        [each.name, f"{each.value:.4f}", f"≤ {each.most:g}", "", "", "", "kept" if each.kept else "exceeded"]
+        [each.name, f"{each.value:.4f}", _bound(each), "", "", "", "kept" if each.kept else "broken"]
         for each in check.limits
     ]
     return rows + limits
 
 
+def _bound(limit: Limit) -> str:
+    return f"{'≤' if limit.side == 'most' else '≥'} {limit.bound:.4g}"
+
+
 def _complaint(each: Comparison | Limit) -> str:
     """What is wrong, in one sentence; empty if nothing is."""
     if isinstance(each, Limit):
-        return "" if each.kept else f"{each.name} is {each.value:.4g}, above the limit of {each.most:g}."
+        where = "above" if each.side == "most" else "below"
+        return "" if each.kept else f"{each.name} is {each.value:.4g}, {where} the limit of {each.bound:.4g}."
     if each.verdict != "worse":
         return ""
     return (

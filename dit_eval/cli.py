@@ -11,6 +11,8 @@ import sys
 import click
 
 from dit_eval import __version__
+from dit_eval.assets import downloads_shown
+from dit_eval.commands.certify import certify
 from dit_eval.commands.check import check
 from dit_eval.commands.demo import demo
 from dit_eval.commands.doctor import doctor
@@ -18,6 +20,7 @@ from dit_eval.commands.fid import fid
 from dit_eval.commands.flops import flops
 from dit_eval.commands.models import models
 from dit_eval.commands.plot import plot
+from dit_eval.commands.progress import download_bar
 from dit_eval.commands.ref import ref
 from dit_eval.commands.sample import sample
 from dit_eval.commands.stats import stats
@@ -27,10 +30,13 @@ from dit_eval.errors import DitEvalError
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="dit-eval")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """The numbers by which diffusion transformers are judged."""
+    context.with_resource(downloads_shown(download_bar))
 
 
+main.add_command(certify)
 main.add_command(check)
 main.add_command(demo)
 main.add_command(doctor)

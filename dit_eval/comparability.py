@@ -2,7 +2,7 @@
 
 The subject of a comparison may differ: the model, its weights, the sampler, its steps, the precision. What is
 measured and how must not: protocol, weights of the network, reference, number and size of the images, labels,
-guidance, decoder.
+guidance, decoder and its rounding.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from dit_eval import npz
 from dit_eval.batches import Images, open_images
 from dit_eval.errors import BatchError
 from dit_eval.features.protocols import Protocol
-from dit_eval.measure import Measurer
+from dit_eval.measure import Measurer, Progress
 from dit_eval.metrics.gaussian import Gaussian
-from dit_eval.references import open_reference
+from dit_eval.references import Reference, open_reference
 from dit_eval.statistics import BatchStatistics
 
 _ROWS = 256  # images of one block
@@ -56,7 +56,9 @@ class Pixels:
     blockiness: float  # 1 without a grid of 8 pixels
 
 
-def diagnose(batch: Path, reference: Path | None, measurer: Measurer | None) -> list[Finding]:
+def diagnose(
+    batch: Path, reference: Reference | None, measurer: Measurer | None, progress: Progress | None = None
+) -> list[Finding]:
     """All that is wrong with a batch of images; with a reference, also what is odd beside it.
 
     measurer: the protocol for what only features tell: order and score by predicted class, stored statistics;
@@ -65,24 +67,24 @@ def diagnose(batch: Path, reference: Path | None, measurer: Measurer | None) -> 
     found = list(_in_file(batch))
     if found:
         return found  # nothing else can be read of it
-    images, target = open_images(batch), open_reference(reference) if reference else None
-    theirs = look_at(target.images) if target and target.images else None
+    images = open_images(batch)
+    theirs = look_at(reference.images) if reference and reference.images else None
     found += _in_pixels(look_at(images), theirs)
     labels = _labels(batch)
     if labels is not None:
         found += _in_labels(labels)
     if measurer is None:
         return found
-    statistics, _ = measurer.measure(images, "samples", None)
+    statistics, _ = measurer.measure(images, "samples", progress)
     assert statistics is not None
     found += _in_features(statistics, measurer.protocol)
     stored = open_reference(batch).pool
     if stored:
         found += _in_statistics(stored, statistics, "batch")
-    if target and target.pool and target.images:
-        beside, _ = measurer.measure(target.images, "reference", None)
+    if reference and reference.pool and reference.images:
+        beside, _ = measurer.measure(reference.images, "reference", progress)
         assert beside is not None
-        found += _in_statistics(target.pool, beside, "reference")
+        found += _in_statistics(reference.pool, beside, "reference")
     return found
 
 

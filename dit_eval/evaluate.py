@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from dit_eval.comparability import fingerprint
 from dit_eval.distributed import joined
 from dit_eval.errors import StatisticsError, UsageError
 from dit_eval.measure import Measurer, Progress, load_measurer
+from dit_eval.metrics.by_class import inside_by_class
 from dit_eval.metrics.fid_infinity import extrapolated_distance, subset_sizes
 from dit_eval.metrics.frechet import frechet_distance, frechet_influence
 from dit_eval.metrics.gaussian import Gaussian
@@ -36,7 +37,6 @@ from dit_eval.results import Result
 from dit_eval.shards import read_record
 from dit_eval.statistics import BatchStatistics
 
-STANDARD = "adm"  # the protocol where neither the caller nor the reference names one
 _SORTED = 1.1  # order-free score over the file's: chunks of a shuffled file agree to a few per cent
 
 
@@ -68,7 +68,7 @@ def evaluate(
     images = _open_samples(samples, ignore_sample_statistics)
     target = open_reference(reference, offline=offline)
     measurer = load_measurer(
-        protocol or target.protocol or STANDARD,
+        protocol or target.protocol,
         inception=inception,
         device=device,
         batch_size=batch_size,
@@ -80,6 +80,7 @@ def evaluate(
     for name, side in (("samples", images), ("reference", target.images)):
         if side is not None and not side.once:
             require_points(name, len(side), measurer.protocol.neighbour)
+    labels = {"precision": images.labels(), "recall": target.images.labels() if target.images else None}
     with joined(measurer.rank):
         ours, about_samples = measurer.measure(images, "samples", progress)
         theirs, about_reference = None, {}
@@ -87,7 +88,7 @@ def evaluate(
             theirs, about_reference = measurer.measure(target.images, "reference", progress)
     if ours is None:
         return None
-    numbers = _numbers(ours, target, theirs, measurer, fid_infinity)
+    numbers = _numbers(ours, target, theirs, labels, measurer, fid_infinity)
     drawn, strangers = _drawn(images, about_samples["digest"])
     circumstances = {
         "protocol": measurer.describe(),
@@ -104,6 +105,7 @@ def evaluate(
         environment=_environment(measurer, time.monotonic() - began),
         warnings=(*_doubts(len(images), measurer.extractor.dimensions[0], numbers.metrics), *strangers),
         influence=numbers.influence,
+        classes=numbers.classes,
     )
 
 
@@ -124,7 +126,7 @@ def make_reference(
     """
     images = open_images(Path(batch))
     measurer = load_measurer(
-        protocol or STANDARD, inception=inception, device=device, batch_size=batch_size, offline=offline
+        protocol, inception=inception, device=device, batch_size=batch_size, offline=offline
     )
     with joined(measurer.rank):
         statistics, about = measurer.measure(images, "reference", progress)
@@ -161,14 +163,14 @@ def _require_one_process(images: Images, measurer: Measurer) -> None:
 
 
 def _drawn(images: Images, digest: str) -> tuple[dict[str, Any], list[str]]:
-    """How the samples were drawn and a network's cost, where their record says; and the doubts about it."""
+    """How the samples were drawn, at what cost and speed, where their record says; and doubts about it."""
     record = read_record(images.path)
     if not record:
         return {}, []
     if record.get("digest") != digest:
         path = images.path.with_suffix(".json")
         return {}, [f"{path} describes other images than {images.path}; the model behind them is not known."]
-    return {"plan": record["plan"], "macs": record["macs"]}, []
+    return {key: record[key] for key in ("plan", "macs", "speed") if key in record}, []
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,7 @@ class _Numbers:
     against: dict[str, str] = field(default_factory=dict)
     influence: dict[str, np.ndarray] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    classes: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
     def add(self, name: str, value: float, against: str, influence: np.ndarray | None = None) -> None:
         self.metrics[name], self.against[name] = value, against
@@ -193,9 +196,11 @@ def _numbers(
     ours: BatchStatistics,
     target: Reference,
     theirs: BatchStatistics | None,
+    labels: Mapping[str, np.ndarray | None],
     measurer: Measurer,
     fid_infinity: bool,
 ) -> _Numbers:
+    """labels: the classes of the images of which precision and recall are shares, where they are known."""
     numbers = _Numbers()
     for name, mine, images, stored, computed in (
         ("fid", ours.pool, ours.features, target.pool, theirs and theirs.pool),
@@ -234,6 +239,10 @@ def _numbers(
     numbers.add("recall", exact.recall, against, exact.recall_influence())
     numbers.add("precision_float16", float16.precision, "the same, in float16 as on a GPU")
     numbers.add("recall_float16", float16.recall, "the same, in float16 as on a GPU")
+    for name, inside in (("precision", exact.samples_inside), ("recall", exact.reference_inside)):
+        classes = labels[name]
+        if classes is not None:
+            numbers.classes[name] = inside_by_class(inside, classes)
     return numbers
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dit_eval import assets
 from dit_eval.dit import DIT, DiTConfig, build_dit, model_name
 from dit_eval.errors import CostError, UsageError
 
@@ -34,14 +35,7 @@ FREE = (  # elementwise or data movement; fvcore has a list of its own for resha
 COUNTED = {"attention", "linear", "conv"}
 COUNTED_APART = {"layer_norm", "group_norm", "upsample_nearest2d"}  # by fvcore, per element
 
-SD_VAE = {  # the decoder of stabilityai/sd-vae-ft-ema and -mse
-    "in_channels": 4,
-    "out_channels": 3,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "norm_num_groups": 32,
-}
+VAE = "sd-vae-ft-ema"  # the registered decoder of the public models; -mse is alike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +118,12 @@ def count_decoder(image_size: int) -> FlopCount:
     fvcore cannot trace a convolution on meta tensors, so the decoder is run on a latent of one pixel and
     its count scaled: layers by the number of pixels, attention's products by its square. Both are exact.
     """
-    from diffusers.models.autoencoders.vae import Decoder
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     with torch.device("meta"):
-        decoder = nn.Sequential(nn.Conv2d(4, 4, kernel_size=1), Decoder(**SD_VAE))
-    decoder = decoder.to_empty(device="cpu").eval()
+        vae = AutoencoderKL(**assets.lookup("models", VAE).about["config"])
+    assert vae.post_quant_conv is not None
+    decoder = nn.Sequential(vae.post_quant_conv, vae.decoder).to_empty(device="cpu").eval()
     macs = _analyse(decoder, (torch.zeros(1, 4, 1, 1),)).by_operator()
     pixels = (image_size // VAE_STRIDE) ** 2
     return FlopCount(

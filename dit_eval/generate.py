@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -72,8 +73,8 @@ def generate(
     """Draw a batch of images with a class-conditional DiT or SiT and write it for evaluators to read.
 
     `out` holds the images as arr_0, (num, H, W, 3) uint8, and their classes as arr_1, (num,) int64; the json
-    beside it says how they were made. Image i depends on (seed, i), the model and the settings only.
-    Interrupted, the same call goes on; under torchrun every rank makes the same call.
+    beside it says how they were made, and how fast. Image i depends on (seed, i), the model and the settings
+    only. Interrupted, the same call goes on; under torchrun every rank makes the same call.
 
     cfg, steps, vae, image_size, sampler: None takes what the model's manifest entry says, else 1.0, 250,
     "ema", the checkpoint's own and the sampler of the model's paper. labels: see `choose_labels`.
@@ -93,6 +94,8 @@ def generate(
     with freed_memory_kept(chosen), matmul_precision(precision, chosen), torch.inference_mode():
         network = load_dit(source.weights, source.config, device=chosen)
         pixels = network.in_channels != _LATENT_CHANNELS
+        if pixels and vae is not None:
+            raise UsageError(f"{source.name} draws pixels, which no VAE decodes; leave --vae out.")
         decoder = PIXELS if pixels else load_decoder(str(vae or source.defaults.get("vae", "ema")), chosen)
         size = network.input_size * decoder.factor
         if image_size not in (None, size):
@@ -101,6 +104,7 @@ def generate(
             model=source.name,
             weights=assets.sha256(source.weights),
             decoder=decoder.name,
+            rounding=decoder.rounding,
             image_size=size,
             num=num,
             seed=seed,
@@ -145,24 +149,33 @@ def _draw(
         if tell:
             tell(Progress(drawn + share * count, wanted, chains.network.passes * flops_per_pass))
 
-    with _Darkroom(decoder, chains.network.device) as darkroom:
+    device = chains.network.device
+    with _Darkroom(decoder, device) as darkroom:
         for batch in todo:
             count = plan.count(batch)
             samples = chains.draw(plan.indices(batch), tell_share)
-            darkroom.develop(samples[:count], partial(folder.write, batch))
+            darkroom.develop(samples[:count], partial(folder.write, batch, device=_description(device)))
             drawn += count
 
 
+Keep = Callable[[NDArray[np.uint8], "float | None"], None]  # the images, and in how many seconds they came
+
+
 class _Darkroom:
-    """Decodes and stores samples; on a GPU in a thread and stream of its own, beside the sampling."""
+    """Decodes and stores samples; on a GPU in a thread and stream of its own, beside the sampling.
+
+    A batch's time is counted from the moment when the one before it was there, because sampling and decoding
+    overlap. A process's first batch has none: it pays for warming up and compiling.
+    """
 
     def __init__(self, decoder: Decoder, device: torch.device) -> None:
         self._decoder = decoder
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
+        self._ready: float | None = None  # when the images before were there
 
-    def develop(self, samples: Tensor, keep: Callable[[NDArray[np.uint8]], None]) -> None:
+    def develop(self, samples: Tensor, keep: Keep) -> None:
         """Decode the samples and hand the images to `keep`. Raises what went wrong with those before."""
         self._wait()
         if self._stream is None:
@@ -172,7 +185,7 @@ class _Darkroom:
         self._pending = self._thread.submit(self._develop, samples, keep)
         return None
 
-    def _develop(self, samples: Tensor, keep: Callable[[NDArray[np.uint8]], None]) -> None:
+    def _develop(self, samples: Tensor, keep: Keep) -> None:
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             if not samples.isfinite().all():
                 raise CheckpointError(
@@ -180,7 +193,8 @@ class _Darkroom:
                     "for this sampler, or needs --precision fp32."
                 )
             images = self._decoder.decode(samples).cpu().numpy()
-        keep(images)
+        before, self._ready = self._ready, monotonic()
+        keep(images, None if before is None else self._ready - before)
 
     def _wait(self) -> None:
         if self._pending is not None:
@@ -221,13 +235,29 @@ def _require_valid(out: Path, precision: str, cfg_channels: str) -> None:
 
 
 def _environment(rank: Rank, device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "dit_eval": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "device": name,
-        "threads": torch.get_num_threads(),
+        "device": _description(device),
         "processes": rank.count,
     }
+
+
+def _description(device: torch.device) -> str:
+    """A GPU by its name, a processor by its name and our threads on it: what a speed belongs to."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def _processor() -> str:
+    """The processor as it calls itself, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -33,6 +33,7 @@ def draw_grid(batch: Path, picture: Path, *, images: int = 64) -> None:
         pen.text((column * width + 2, row * height + 1), str(label), fill="black")
         sheet.paste(tile, (column * width, row * height + _CAPTION))
     try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(picture)
     except (OSError, ValueError) as error:
         raise BatchError(f"{picture} cannot be written: {error}. Choose a name that ends in .png.") from None

@@ -21,6 +21,7 @@ from dit_eval.statistics import BatchStatistics
 
 Progress = Callable[[str, int, int], None]  # whose images, how many are done, how many there are
 
+STANDARD = "adm"  # the protocol where nobody names one
 _CACHE_VERSION = 3
 
 
@@ -101,7 +102,7 @@ class Measurer:
 
 
 def load_measurer(
-    protocol: str,
+    protocol: str | None,
     *,
     inception: str | Path | None = None,
     device: str = "auto",
@@ -109,11 +110,11 @@ def load_measurer(
     offline: bool = False,
     cache: bool = True,
 ) -> Measurer:
-    """The named protocol, ready to measure. Raises UsageError or AssetError.
+    """The named protocol, "adm" for None, ready to measure. Raises UsageError or AssetError.
 
     inception: a file of weights instead of the registered one; such results are marked.
     """
-    chosen = protocol_named(protocol)
+    chosen = protocol_named(protocol or STANDARD)
     rank = Rank.from_environment()
     where = rank.device(device)
     if inception is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from dit_eval import assets
 from dit_eval.distributed import Rank, joined, told_by_first, wait_for_all
@@ -28,17 +29,26 @@ GUIDANCE = (1.0, 1.25, 1.5)  # the paper's DiT-XL/2, and its -G
 Bar = Callable[[], AbstractContextManager[Callable[..., None] | None]]
 
 
-def reproduce_table2(
+def reproduce_table2(folder: str | Path, *, model: str = "XL/2", **settings: Any) -> list[Result] | None:
+    """`measure_guidance` with these settings, then FOLDER/report.html of what it gives."""
+    results = measure_guidance(folder, model=model, **settings)
+    if results:
+        name = results[0].samples["plan"]["model"]
+        write_report(Path(folder, "report.html"), results, title=f"{name} at three guidance scales")
+    return results
+
+
+def measure_guidance(
     folder: str | Path,
     *,
-    model: str = "XL/2",
+    model: str,
     num: int | None = None,
     inception: str | Path | None = None,
     device: str = "auto",
     drawing: Bar = nullcontext,
     measuring: Bar = nullcontext,
 ) -> list[Result] | None:
-    """Sample a model at guidance 1.0, 1.25 and 1.5, measure each batch and write FOLDER/report.html.
+    """Sample a model at guidance 1.0, 1.25 and 1.5 and measure each batch.
 
     model: a registered one whose entry names its reference; num: images of each batch, None for what that
     entry says, else 50,000; inception: see `evaluate`; drawing, measuring: open a progress bar, as for
@@ -69,10 +79,7 @@ def reproduce_table2(
                 if result is not None:
                     write_result(out, result)
             results.append(result)
-    if rank.index > 0:
-        return None
-    write_report(folder / "report.html", results, title=f"{source.name} at three guidance scales")
-    return results
+    return results if rank.index == 0 else None
 
 
 def _kept(out: Path, batch: Path, reference: str, inception: str | Path | None) -> Result | None:

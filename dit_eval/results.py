@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
@@ -21,6 +22,14 @@ from rich.table import Table
 from dit_eval.errors import ResultError
 
 SCHEMA = 1
+# The numbers of a list, which stand in one line; a string in JSON holds no line break.
+_NUMBERS = re.compile(r"(?<=\[)\n[-+.\deE,\s]+(?=\])")
+
+_CIRCUMSTANCES = {  # what no number goes without
+    "protocol": ("name", "fingerprint", "weights"),
+    "samples": ("path", "n", "size"),
+    "reference": ("path",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +65,11 @@ class Result:
 
     metrics: value by name, names of METRICS; against: what each was measured against; absent: the reason for
     each metric that is missing; protocol, samples, reference, environment: the circumstances; fingerprint: of
-    those that change what the numbers mean; intervals: `se, low, high` of 95 % by metric; influence: by
-    metric, what each image does to it, which stays out of the JSON (`dit_eval.influence`).
+    those that change what the numbers mean; intervals: `se, low, high` of 95 % by metric; classes: how
+    precision is made up of the samples' classes and recall of the reference's, where labels are there, as
+    lists `label`, `n` and `inside` (what lies inside the other side's manifold of all classes, so it is not
+    precision and recall of one class); influence: by metric, what each image does to it, which stays out of
+    the JSON (`dit_eval.influence`).
     """
 
     metrics: Mapping[str, float]
@@ -70,13 +82,15 @@ class Result:
     warnings: tuple[str, ...] = field(default=())
     fingerprint: str = ""
     intervals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    classes: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
     influence: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> str:
-        """The result as a JSON object with `"schema": 1`, keys in a fixed order."""
+        """The result as a JSON object with `"schema": 1`, its keys in a fixed order."""
         fields = asdict(replace(self, influence={}))
         del fields["influence"]
-        return json.dumps({"schema": SCHEMA, **fields}, indent=2, ensure_ascii=False)
+        text = json.dumps({"schema": SCHEMA, **fields}, indent=2, ensure_ascii=False)
+        return _NUMBERS.sub(lambda found: " ".join(found[0].split()), text)
 
     @classmethod
     def from_json(cls, text: str) -> Result:
@@ -86,7 +100,9 @@ class Result:
             schema = fields.pop("schema")
             fields["warnings"] = tuple(fields["warnings"])
             if schema == SCHEMA:
-                return cls(**fields)
+                result = cls(**fields)
+                _ = [getattr(result, part)[key] for part, keys in _CIRCUMSTANCES.items() for key in keys]
+                return result
         except (ValueError, TypeError, KeyError, AttributeError):
             raise ResultError("not a result of dit-eval; expected the JSON that `--json` writes.") from None
         raise ResultError(f"a result of schema {schema}; this version reads schema {SCHEMA}.")
@@ -120,7 +136,7 @@ class Result:
         with console.capture() as capture:
             console.print(self._numbers())
             console.print(self._circumstances())
-        return capture.get().rstrip()
+        return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
 
     def _numbers(self) -> Table:
         title = f"FID-{short_count(self.samples['n'])}, protocol {self.protocol['name']}"
@@ -167,9 +183,11 @@ class Result:
 def read_result(path: Path) -> Result:
     """The result in a JSON file. Raises ResultError, naming the file, if there is none."""
     try:
-        return Result.from_json(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, ResultError) as error:
-        raise ResultError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        return Result.from_json(path.read_bytes().decode("utf-8", "replace"))
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except ResultError as error:
+        raise ResultError(f"{path}: {error}") from None
 
 
 def write_result(path: Path, result: Result) -> None:

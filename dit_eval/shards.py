@@ -79,12 +79,15 @@ class ShardFolder:
         """The numbers of the shards that are not there."""
         return [number for number in range(len(self)) if not self._path(number).exists()]
 
-    def write(self, number: int, images: NDArray[np.uint8]) -> None:
-        """Keep one shard, (n, H, W, 3)."""
+    def write(
+        self, number: int, images: NDArray[np.uint8], seconds: float | None = None, device: str = ""
+    ) -> None:
+        """Keep one shard, (n, H, W, 3), and how long drawing it took which device, where that was timed."""
         assert images.shape == (self._count(number), *self.shape)
         own = self.folder / f"{platform.node()}-{os.getpid()}.npz"
+        timing = {} if seconds is None else {"seconds": np.array(seconds), "device": np.array(device)}
         try:
-            write_npz(own, {"arr_0": images})
+            write_npz(own, {"arr_0": images, **timing})
             own.replace(self._path(number))
         except (BatchError, OSError) as error:
             if not self.finished():  # else another process has drawn the same, and merged
@@ -95,7 +98,7 @@ class ShardFolder:
     def merge(self, labels: NDArray[np.int64], provenance: Mapping[str, Any]) -> bool:
         """Write the npz if every shard is there; True if the batch is finished, by us or by another.
 
-        labels: (num,), stored as arr_1; provenance: what OUT.json says beside plan and checksums.
+        labels: (num,), stored as arr_1; provenance: what OUT.json says beside plan, checksums and speed.
         """
         if self.missing():
             return self.finished()
@@ -111,6 +114,7 @@ class ShardFolder:
                     "plan": self.settings,
                     "sha256": sha256(whole),
                     "digest": digests["arr_0"],
+                    "speed": self._speed(),
                     **provenance,
                 }
                 _write_json(self.record, facts)
@@ -126,6 +130,21 @@ class ShardFolder:
                     f"{self._path(number)} is not the shard that was written. Delete it and run again."
                 )
             yield images
+
+    def _speed(self) -> dict[str, Any] | None:
+        """What the timed shards took: `device`, `images`, `seconds`; None if none was timed.
+
+        Each counts as a full one, because it is drawn at full size. Seconds are those of all processes, one
+        after another, so `images / seconds` is the speed of one.
+        """
+        timed = [shard for shard in map(members, map(self._path, range(len(self)))) if "seconds" in shard]
+        if not timed:
+            return None
+        return {
+            "device": " and ".join(sorted({str(shard["device"].read()) for shard in timed})),
+            "images": len(timed) * self.size,
+            "seconds": sum(float(shard["seconds"].read()) for shard in timed),
+        }
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number * self.size:08d}.npz"
@@ -157,7 +176,7 @@ class ShardFolder:
                 f"{place} exists and nothing says how it was made. Choose another --out, or --fresh."
             )
         differing = [
-            f"{key} ({found.get(key)} there, {self.settings.get(key)} here)"
+            f"{key} ({_brief(found.get(key))} there, {_brief(self.settings.get(key))} here)"
             for key in sorted({*found, *self.settings})
             if found.get(key) != self.settings.get(key)
         ]
@@ -181,6 +200,11 @@ def read_record(batch: Path) -> dict[str, Any]:
     """What OUT.json says of the batch OUT.npz: plan, sha256, digest and more; empty where there is none."""
     record = _read_json(batch.with_suffix(".json")) if batch.suffix == ".npz" else {}
     return record if "plan" in record else {}
+
+
+def _brief(value: Any) -> str:
+    """A setting in a sentence; of a digest, its beginning."""
+    return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else str(value)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

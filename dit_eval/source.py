@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,30 +39,45 @@ def find_model(model: str | DiTConfig, ckpt: str | Path | None, image_size: int 
 
     Raises UsageError if there is none.
     """
-    if ckpt is not None and (Path(ckpt).exists() or str(ckpt) not in assets.manifest("models")):
-        family = _family(model) if isinstance(model, str) else None
-        return Source(name=_name(model), config=model, family=family, place=Path(ckpt))
-    entry = assets.lookup("models", str(ckpt)) if ckpt is not None else _registered(model, image_size)
+    if ckpt is None:
+        return _source(_registered(model, image_size))
+    if not Path(ckpt).exists() and str(ckpt) in assets.manifest("models"):
+        if str(ckpt) not in _drawable():
+            raise UsageError(f"{ckpt} is no DiT or SiT (those registered are {', '.join(_drawable())}).")
+        return _source(_drawable()[str(ckpt)])
+    if isinstance(model, str) and model in _drawable():
+        return replace(_source(_drawable()[model]), place=Path(ckpt))
+    family = _family(model) if isinstance(model, str) else None
+    return Source(name=_name(model), config=model, family=family, place=Path(ckpt))
+
+
+def _source(entry: assets.Asset) -> Source:
     config = DiTConfig(**entry.about["config"]) if "config" in entry.about else entry.about["model"]
     family = entry.about.get("family", "DiT")
     return Source(name=entry.name, config=config, family=family, place=entry, defaults=entry.about)
 
 
 def _registered(model: str | DiTConfig, image_size: int | None) -> assets.Asset:
-    models = [entry for entry in assets.manifest("models").values() if entry.about["role"] == "dit"]
-    if any(entry.name == model for entry in models):
-        return assets.lookup("models", str(model))
-    for entry in models:
-        if not isinstance(model, str) or image_size not in (None, entry.about["image_size"]):
-            continue
-        meant = (_family(model), model_name(model))
-        if meant == (entry.about.get("family", "DiT"), entry.about.get("model")):
+    if isinstance(model, str) and model in _drawable():
+        return _drawable()[model]
+    known = ", ".join(_drawable())
+    try:
+        meant = (_family(model), model_name(model)) if isinstance(model, str) else None
+    except UsageError as error:
+        raise UsageError(f"{error} Registered with their weights: {known}.") from None
+    for entry in _drawable().values():
+        found = (entry.about.get("family", "DiT"), entry.about.get("model"))
+        if found == meant and image_size in (None, entry.about["image_size"]):
             return entry
-    known = ", ".join(entry.name for entry in models)
     size = f" at {image_size} pixels" if image_size else ""
     raise UsageError(
         f"no weights of {_name(model)}{size} are registered (there are: {known}); give --ckpt FILE."
     )
+
+
+def _drawable() -> dict[str, assets.Asset]:
+    """The registered networks that draw, by name."""
+    return {name: each for name, each in assets.manifest("models").items() if each.about["role"] == "dit"}
 
 
 def _name(model: str | DiTConfig) -> str:

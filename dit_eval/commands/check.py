@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     "--max-gflops", type=click.FloatRange(min=0), help="The most multiply-adds of one pass, in 1e9."
 )
 @click.option(
+    "--min-speed",
+    metavar="RATIO",
+    type=click.FloatRange(min=0, min_open=True),
+    help="The least images/s of a process, as a share of the baseline's on the same device: 0.9.",
+)
+@click.option(
     "--format",
     "style",
     type=click.Choice(["text", "markdown", "junit", "github"]),
@@ -47,14 +53,16 @@ def check(
     published: str | None,
     tolerance: tuple[str, ...],
     max_gflops: float | None,
+    min_speed: float | None,
     style: Format,
     update: bool,
     force: bool,
 ) -> None:
-    """Is RESULT better, the same or worse than a baseline? Exit 1 if a metric is worse or a limit exceeded.
+    """Is RESULT better, the same or worse than a baseline?
 
-    What the options leave open is read from [tool.dit-eval.check] in pyproject.toml: baseline, max-gflops and
-    a table of tolerances. Two results that do not measure the same thing are refused.
+    Exit 1 if a metric is worse or a limit broken. What the options leave open is read from
+    [tool.dit-eval.check] in pyproject.toml: baseline, max-gflops, min-speed and a table of tolerances. Two
+    results that do not measure the same thing are refused.
     """
     from dit_eval.check import Tolerance, settings, update_baseline  # numpy loads here
     from dit_eval.check import check as run_check
@@ -73,12 +81,15 @@ def check(
         **{key: str(value) for key, value in chosen.get("tolerance", {}).items()},
         **_pairs(tolerance),
     }
+    if min_speed is None and published is None:  # of which there is no speed
+        min_speed = chosen.get("min-speed")
     found = run_check(
         result,
         baseline,
         published=published,
         tolerances={name: Tolerance.parse(str(amount)) for name, amount in tolerances.items()},
         max_gflops=chosen.get("max-gflops") if max_gflops is None else max_gflops,
+        min_speed=min_speed,
         force=force,
     )
     click.echo(render(found, style))

@@ -8,25 +8,38 @@ from typing import Any
 import click
 
 from dit_eval.commands import options
+from dit_eval.commands.progress import progress_bar
 
 
 @click.command()
 @click.argument("batch", type=options.PATH)
-@click.argument("reference", metavar="[REF]", type=options.PATH, required=False)
+@click.argument("reference", metavar="[REF]", required=False)
 @options.measuring
 @click.option("--pixels-only", is_flag=True, help="Leave out what only a feature network can tell.")
 @click.pass_context
 def doctor(
-    context: click.Context, batch: Path, reference: Path | None, pixels_only: bool, **settings: Any
+    context: click.Context,
+    batch: Path,
+    reference: str | None,
+    pixels_only: bool,
+    protocol: str | None,
+    **settings: Any,
 ) -> None:
-    """Faults of BATCH that would move its numbers: order, duplicates, JPEG, NaN and others.
+    """Find the faults of BATCH that would move its numbers.
 
-    REF, a file, says what is usual. Exit 1 if there is a fault that makes the numbers wrong.
+    Order, duplicates, traces of JPEG, NaN and others; REF, a file or a registered name, says what is usual.
+    Exit 1 if there is a fault that makes the numbers wrong.
     """
     from dit_eval.doctor import diagnose  # torch loads here, so --help stays instant
     from dit_eval.measure import load_measurer
+    from dit_eval.references import open_reference
 
-    found = diagnose(batch, reference, None if pixels_only else load_measurer(**settings))
+    usual = open_reference(reference, offline=settings["offline"]) if reference else None
+    measurer = None
+    if not pixels_only:
+        measurer = load_measurer(protocol or (usual.protocol if usual else None), **settings)
+    with progress_bar("images") as progress:
+        found = diagnose(batch, usual, measurer, progress)
     for each in found:
         click.echo(f"{'wrong' if each.bad else 'doubtful'}: {each.name}: {each.what}.")
         click.echo(f"    effect: {each.effect}.")

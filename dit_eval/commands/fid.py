@@ -21,10 +21,10 @@ from dit_eval.results import write_result
 @click.option(
     "--json",
     "json_file",
-    type=options.OUTPUT,
+    type=options.Output(".json", dash=True),
     help="Write the result as JSON, and beside it what `check` pairs images by; - is standard output.",
 )
-@click.option("--report", type=options.OUTPUT, help="Write it as a page, .html, with figures and samples.")
+@click.option("--report", type=options.Output(".html"), help="Write it as a page, with figures and samples.")
 @click.option(
     "--fid-infinity",
     is_flag=True,

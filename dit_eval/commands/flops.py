@@ -44,7 +44,10 @@ def flops() -> None:
     help="How the blocks are told time and class; all: XL/2 with each of them.",
 )
 def table(style: Format, image_size: int, block: str) -> None:
-    """Parameters, MACs by kind and the cost of a sampled image, beside the paper's figures."""
+    """What each architecture costs, beside the paper's figures.
+
+    Parameters, MACs in all and by kind, FLOPs, and the cost of a sampled image with and without guidance.
+    """
     from dit_eval.flop_table import flop_rows, render  # torch loads here, so --help stays instant
 
     click.echo(render(flop_rows(image_size=image_size, block=block), style))
@@ -52,12 +55,16 @@ def table(style: Format, image_size: int, block: str) -> None:
 
 @flops.command()
 @click.argument("results", nargs=-1, type=options.FILE)
-@click.option("--out", type=options.FILE, required=True, help="The .png or .svg to write.")
+@click.option("--out", type=options.Output(".png", ".svg"), required=True, help="The .png or .svg to write.")
 @image_size
 def plot(results: tuple[Path, ...], out: Path, image_size: int) -> None:
-    """Gflops against parameters and, given RESULTS (JSON), FID against Gflops."""
+    """Gflops against parameters and, of RESULTS, FID against Gflops.
+
+    RESULTS are JSON files; their figure is that of the report, beside the design space at one image size.
+    """
     from dit_eval.flop_table import flop_rows  # torch loads here, so --help stays instant
     from dit_eval.report.scaling import plot_scaling
+    from dit_eval.results import read_result
 
-    plot_scaling(out, flop_rows(image_size=image_size), results)
-    click.echo(out)
+    measured = [read_result(path) for path in results]
+    click.echo(plot_scaling(out, flop_rows(image_size=image_size), measured))

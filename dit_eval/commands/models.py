@@ -23,5 +23,5 @@ def list_models() -> None:
 @click.argument("name")
 @options.offline
 def fetch(name: str, offline: bool) -> None:
-    """Download the registered network NAME into the cache and verify it."""
+    """Download the registered network NAME and verify it."""
     fetch_asset("models", name, offline)

@@ -15,17 +15,28 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 PATH = click.Path(path_type=Path)
 
 
-class _Output(click.Path):
-    """A file to write, in a folder that is there: found out before an hour of work, not after."""
+class Output(click.Path):
+    """A file to write: what is wrong with its name is found out before an hour of work, not after.
+
+    suffixes: one of them ends it; dash: standard output is another choice; new_folder: its folder need not be
+    there, because the command makes it.
+    """
+
+    def __init__(self, *suffixes: str, dash: bool = False, new_folder: bool = False):
+        super().__init__(dir_okay=False, allow_dash=dash, path_type=Path)
+        self.suffixes, self.new_folder = suffixes, new_folder
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path, once its name is found right."""
         path = Path(str(super().convert(value, param, ctx)))
-        if not path.parent.is_dir():
+        if self.allow_dash and str(path) == "-":
+            return path
+        if not self.new_folder and not path.parent.is_dir():
             self.fail(f"{path}: its folder does not exist; make it first.", param, ctx)
+        if path.suffix not in self.suffixes:
+            self.fail(f"{path}: choose a name that ends in {' or '.join(self.suffixes)}.", param, ctx)
         return path
 
-
-OUTPUT = _Output(dir_okay=False, allow_dash=True, path_type=Path)
 
 inception = click.option(
     "--inception",

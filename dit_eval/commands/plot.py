@@ -13,8 +13,12 @@ from dit_eval.commands import options
 @click.argument("results", nargs=-1, required=True, type=options.FILE)
 @click.option("--out", type=options.FOLDER, default=".", show_default=True, help="Folder for the PNG files.")
 def plot(results: tuple[Path, ...], out: Path) -> None:
-    """FID and IS against guidance, precision against recall, FID against Gflops, of RESULTS (JSON)."""
-    from dit_eval.report.figures import save_figures  # matplotlib
+    """The figures of the report, of RESULTS (JSON), as PNG files.
+
+    FID and IS against guidance, precision against recall, FID against Gflops, precision and recall by class:
+    those that these results fill.
+    """
+    from dit_eval.report.plots import save_figures  # matplotlib
     from dit_eval.results import read_result
 
     for path in save_figures(out, [read_result(result) for result in results]):

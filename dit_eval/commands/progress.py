@@ -34,16 +34,19 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress_bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A callback (what, done, total) that draws one bar per `what`; silent where stderr is no terminal."""
-    console = Console(stderr=True)
+    """A callback (what, done, total) that draws one bar per `what`; silent where stderr is no terminal.
+
+    Like every bar here it appears when it has something to say: until then another may be drawn.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeLeft())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with _bars(*columns) as bars:
         tasks = {}
 
         def show(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total, unit=unit)
             bars.update(tasks[what], completed=done)
+            bars.start()
 
         yield show
 
@@ -51,7 +54,6 @@ def progress_bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
 @contextmanager
 def download_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
     """A callback (bytes done, bytes in all or None) that draws a download."""
-    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -59,32 +61,45 @@ def download_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
         TransferSpeedColumn(),
         TimeLeft(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with _bars(*columns, any_rank=True) as bars:  # whichever is first downloads
+        bars.start()
         task = bars.add_task(name, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 @contextmanager
 def sampling_bar() -> Iterator[Callable[[Drawn], None]]:
-    """A line on standard error, if that is a terminal; of a machine's ranks only the first draws it."""
-    console = Console(stderr=True)
-    hidden = not console.is_terminal or os.environ.get("LOCAL_RANK", "0") != "0"
+    """A callback that draws how far sampling is."""
     columns = (
         BarColumn(),
         TextColumn("{task.completed:,.0f}/{task.total:,.0f} images"),
         TextColumn("{task.fields[rate]}"),
         TimeLeft(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task("", total=None, rate="", visible=False)
+    with _bars(*columns) as bars:
+        task = bars.add_task("", total=None, rate="")
         start = time.monotonic()
 
         def show(progress: Drawn) -> None:
             seconds = time.monotonic() - start
             rate = f"{progress.drawn / seconds:.3g} images/s, {progress.flops / seconds / 1e12:.3g} TFLOP/s"
-            bar.update(task, completed=progress.drawn, total=progress.wanted, rate=rate, visible=True)
+            bars.update(task, completed=progress.drawn, total=progress.wanted, rate=rate)
+            bars.start()
 
         yield show
+
+
+@contextmanager
+def _bars(*columns: ProgressColumn, any_rank: bool = False) -> Iterator[Progress]:
+    """Bars on standard error, not started; hidden if that is no terminal, and from all but a first rank."""
+    console = Console(stderr=True)
+    first = any_rank or os.environ.get("LOCAL_RANK", "0") == "0"
+    hidden = not (console.is_terminal and first)
+    bars = Progress(*columns, console=console, transient=True, disable=hidden)
+    try:
+        yield bars
+    finally:
+        bars.stop()
 
 
 def stdout_console() -> Console:

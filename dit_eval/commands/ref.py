@@ -27,16 +27,19 @@ def list_references() -> None:
 @click.argument("name")
 @options.offline
 def fetch(name: str, offline: bool) -> None:
-    """Download the registered reference NAME into the cache and verify it."""
+    """Download the registered reference NAME and verify it."""
     fetch_asset("reference_stats", name, offline)
 
 
 @ref.command()
 @click.argument("batch", type=options.PATH)
-@click.option("--out", type=options.FILE, required=True, help="The .npz to write.")
+@click.option("--out", type=options.Output(".npz"), required=True, help="The .npz to write.")
 @options.measuring
 def make(batch: Path, out: Path, **settings: Any) -> None:
-    """Make a reference of BATCH: mu, sigma, mu_s, sigma_s, arr_0, its labels and provenance."""
+    """Make a reference of BATCH.
+
+    It holds mu, sigma, mu_s, sigma_s, the images as arr_0, their labels where there are any, and provenance.
+    """
     from dit_eval.evaluate import make_reference  # torch loads here, so --help stays instant
 
     with progress_bar("images") as progress:

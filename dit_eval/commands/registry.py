@@ -1,4 +1,4 @@
-"""What `ref` and `models` have in common: a listing of a manifest, and a download with a bar."""
+"""What `ref` and `models` have in common: a listing of a manifest, and a download."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from dit_eval import assets
-from dit_eval.commands.progress import download_bar, stdout_console
+from dit_eval.commands.progress import stdout_console
 
 
 def print_assets(kind: assets.Kind) -> None:
@@ -24,6 +24,4 @@ def print_assets(kind: assets.Kind) -> None:
 
 def fetch_asset(kind: assets.Kind, name: str, offline: bool) -> None:
     """Fetch one asset and print its path."""
-    asset = assets.lookup(kind, name)
-    with download_bar(asset.name) as progress:
-        click.echo(assets.fetch(asset, offline=offline, progress=progress))
+    click.echo(assets.fetch(assets.lookup(kind, name), offline=offline))

@@ -28,16 +28,28 @@ class _Shard(click.ParamType):
 
 @click.command()
 @click.option("--model", default="XL/2", show_default=True, help="Architecture or registered model.")
-@click.option("--cfg", type=click.FloatRange(min=0), help="Guidance scale; 1 is none.")
-@click.option("--num", type=click.IntRange(min=1), default=50_000, show_default=True, help="Images.")
-@click.option("--out", type=click.Path(path_type=Path), default="batch.npz", show_default=True)
+@click.option(
+    "--cfg", type=click.FloatRange(min=0), help="Guidance scale; 1 is none.  [default: the model's, or 1]"
+)
+@click.option("--num", type=click.IntRange(min=1), default=50_000, show_default=True, help="How many images.")
+@click.option(
+    "--out",
+    type=options.Output(".npz", new_folder=True),
+    default="batch.npz",
+    show_default=True,
+    help="The .npz to write.",
+)
 @click.option("--image-size", type=click.IntRange(min=1), help="256 or 512 for the public models.")
 @click.option(
     "--sampler",
     type=click.Choice(["ddpm", "ddim", "ode", "sde"]),
     help="ddpm and ddim are for a DiT, ode and sde for a SiT.  [default: ddpm, of a SiT sde]",
 )
-@click.option("--steps", metavar="N|ddimN", help="Steps of the chain; ddimN spaces them as DDIM does.")
+@click.option(
+    "--steps",
+    metavar="N|ddimN",
+    help="Of the chain; ddimN spaces them as DDIM does.  [default: the model's, or 250]",
+)
 @click.option("--eta", type=click.FloatRange(0, 1), help="Noise of ddim.  [default: 0]")
 @click.option(
     "--solver",
@@ -69,25 +81,47 @@ class _Shard(click.ParamType):
     type=click.Choice(["velocity", "score", "noise"]),
     help="What a SiT was trained to give.  [default: velocity]",
 )
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
 @click.option(
-    "--labels", metavar="uniform|balanced|CLASS|FILE", default="uniform", show_default=True, help="Classes."
+    "--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Of noise and labels."
 )
-@click.option("--cfg-channels", type=click.Choice(["3", "all"]), default="3", show_default=True)
+@click.option(
+    "--labels",
+    metavar="uniform|balanced|CLASS|FILE",
+    default="uniform",
+    show_default=True,
+    help="Classes, of a file one number for each image.",
+)
+@click.option(
+    "--cfg-channels",
+    type=click.Choice(["3", "all"]),
+    default="3",
+    show_default=True,
+    help="What guidance changes: 3, as in the papers, or all.",
+)
 @click.option(
     "--cfg-interval", type=float, nargs=2, metavar="LO HI", help="Guide at noise levels σ in LO … HI."
 )
 @click.option("--ckpt", metavar="NAME|FILE", help="Weights, if not the registered ones of --model.")
 @click.option("--vae", metavar="ema|mse|DIR", help="Decoder of latents.  [default: ema]")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16"]), default="fp32", show_default=True)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images drawn together."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the network.",
+)
 @click.option("--compile", is_flag=True, help="Compile the network: slow to start, then faster.")
 @options.device
 @click.option("--shard", type=_Shard(), help="Draw every N-th batch, from the K-th on (K = 1 … N).")
 @click.option("--fresh", is_flag=True, help="Start over instead of going on.")
-@click.option("--grid", type=click.Path(path_type=Path), help="Also draw the first images, with labels.")
+@click.option(
+    "--grid", type=options.Output(".png", new_folder=True), help="Also draw the first images, with labels."
+)
 def sample(out: Path, grid: Path | None, **settings: Any) -> None:
-    """Draw a batch of images and write OUT.npz for evaluators to read.
+    """Draw a batch of images into OUT, an .npz for evaluators.
 
     The same command goes on after an interruption. Started by torchrun, or as parts of a job array
     (--shard), processes share the work; the last to finish writes OUT.

@@ -12,12 +12,12 @@ from dit_eval.commands import options
 if TYPE_CHECKING:
     from dit_eval.moments import MomentFile
 
-out = click.option("--out", type=options.OUTPUT, required=True, help="The .npz to write.")
+out = click.option("--out", type=options.Output(".npz"), required=True, help="The .npz to write.")
 
 
 @click.group()
 def stats() -> None:
-    """Statistics of machines, classes or folds: merge, subtract, show."""
+    """Statistics of parts of a batch: merge, subtract, show."""
 
 
 @stats.command("merge")
@@ -44,7 +44,7 @@ def subtract_command(whole: Path, part: Path, out: Path) -> None:
 @stats.command()
 @click.argument("files", nargs=-1, required=True, type=options.FILE)
 def show(files: tuple[Path, ...]) -> None:
-    """How many images the statistics in FILES are of, and by which protocol."""
+    """How many images FILES are of, and by which protocol."""
     from dit_eval.moments import read_moments
 
     for path in files:

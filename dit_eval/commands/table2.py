@@ -18,7 +18,7 @@ from dit_eval.table2 import table2
 @click.command("table2")
 @click.argument("results", nargs=-1, type=options.FILE)
 def table(results: tuple[Path, ...]) -> None:
-    """The DiT paper's table 2 and, from RESULTS (JSON), rows of one's own.
+    """The DiT paper's table 2, with rows of RESULTS (JSON).
 
     Rows that measure something else, such as 10,000 images, stand apart with the reason.
     """
@@ -33,13 +33,16 @@ def reproduce() -> None:
 @reproduce.command("table2")
 @click.option("--out", type=options.FOLDER, required=True, help="Folder for batches, results and report.")
 @click.option("--model", default="XL/2", show_default=True, help="A registered model.")
-@click.option("--num", type=click.IntRange(min=1), help="Images of each batch.  [default: 50000]")
+@click.option(
+    "--num", type=click.IntRange(min=1), help="Images of a batch.  [default: the model's, or 50000]"
+)
 @options.inception
 @options.device
 def reproduce_table(out: Path, **settings: Any) -> None:
-    """Sample at guidance 1.0, 1.25 and 1.5, measure, print the table and write OUT/report.html.
+    """Sample at guidance 1.0, 1.25 and 1.5, measure and report.
 
-    The same command goes on after an interruption; under torchrun the processes share the work.
+    Prints the table and writes OUT/report.html. The same command goes on after an interruption; under
+    torchrun the processes share the work.
     """
     from dit_eval.reproduce import reproduce_table2  # torch loads here, so --help stays instant
 

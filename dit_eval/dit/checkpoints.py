@@ -215,8 +215,11 @@ def _read(path: Path) -> StateDict:
         content = load_file(path) if _is_safetensors(path) else _unpickle(path)
     except pickle.UnpicklingError:
         reason = "its pickle holds more than tensors, and is not run"
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (EOFError, KeyError):  # where a text ends that was taken for a pickle
+        reason = "it is damaged or of another kind"
+    except (SafetensorError, RuntimeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = re.sub(r"^\[enforce fail at .*?\][ .]*", "", reason)  # torch's line of C++
     else:
         return _state_dict(content, path)
     raise CheckpointError(

@@ -41,17 +41,17 @@ class Moments:
         self.n = 0
         self._sum = np.zeros(dimension)
         self._outer = np.zeros((dimension, dimension), order="F")  # upper triangle only
-        self._pending: list[np.ndarray] = []
-        self._waiting = 0
+        self._block = np.empty((_BLOCK, dimension))
+        self._waiting = 0  # rows of the block that are filled
 
     def update(self, features: np.ndarray) -> None:
         """Add features (N, D)."""
         while len(features):
-            room = _BLOCK - self._waiting
-            self._pending.append(features[:room])
-            self._waiting += len(self._pending[-1])
-            self.n += len(self._pending[-1])
-            features = features[room:]
+            some = features[: _BLOCK - self._waiting]
+            self._block[self._waiting : self._waiting + len(some)] = some
+            self._waiting += len(some)
+            self.n += len(some)
+            features = features[len(some) :]
             if self._waiting == _BLOCK:
                 self._flush()
 
@@ -88,9 +88,7 @@ class Moments:
         return Gaussian(mean, covariance)
 
     def _flush(self) -> None:
-        if not self._pending:
-            return
-        block = np.concatenate(self._pending).astype(np.float64)
-        self._pending, self._waiting = [], 0
-        self._sum += block.sum(axis=0)
-        self._outer = dsyrk(1.0, block.T, beta=1.0, c=self._outer, overwrite_c=True)
+        block, self._waiting = self._block[: self._waiting], 0
+        if len(block):
+            self._sum += block.sum(axis=0)
+            self._outer = dsyrk(1.0, block.T, beta=1.0, c=self._outer, overwrite_c=True)

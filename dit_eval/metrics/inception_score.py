@@ -53,12 +53,15 @@ def score_influence(probabilities: Sliceable, chunk: int) -> np.ndarray:
     chunks = -(-n // chunk)
     influence = np.empty(n)
     for start in range(0, n, chunk):
-        p = probabilities[start : start + chunk].astype(np.float64)
-        marginal = p.mean(axis=0)
-        divergence = (xlogy(p, p) - xlogy(p, marginal)).sum(axis=1)  # of p(y|x) from p(y), for each image
-        mean = divergence.mean()
-        influence[start : start + chunk] = np.exp(mean) * (divergence - mean) * n / (chunks * len(p))
+        score, divergence = _score_and_divergence(probabilities[start : start + chunk].astype(np.float64))
+        influence[start : start + chunk] = score * divergence * n / (chunks * len(divergence))
     return influence
+
+
+def _score_and_divergence(p: np.ndarray) -> tuple[float, np.ndarray]:
+    """The score of a chunk, and how far each p(y|x) diverges from p(y), less the mean of that."""
+    divergence = (xlogy(p, p) - xlogy(p, p.mean(axis=0))).sum(axis=1)
+    return float(np.exp(divergence.mean())), divergence - divergence.mean()
 
 
 class InceptionScore:

@@ -9,8 +9,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
-from pathlib import Path
+from itertools import cycle, product
 from typing import Any
 
 import matplotlib
@@ -18,7 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from dit_eval.errors import ResultError
 from dit_eval.published import Published, published_gflops, published_results
 from dit_eval.results import Result, short_count
 from dit_eval.table2 import IMAGE_SIZE, table2
@@ -33,6 +31,7 @@ PALETTE = (
     "#e69f00",
     "#56b4e9",
 )  # Okabe & Ito: safe for every eye
+MARKERS = ("o", "^", "s", "D")
 SIZE = (4.4, 3.3)  # inches: about 1:1 on a phone
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
@@ -73,45 +72,30 @@ def figures(results: Sequence[Result]) -> dict[str, Figure]:
     one point is none. The papers' points are there where they measure the same; against cost they always are.
     Raises ResultError for results of more than one protocol.
     """
-    ours = [_measured(result) for result in results if "plan" in result.samples]
-    if not ours:
-        return {}
-    published = [row for row in published_results().values() if row.model]
-    alike = [row for row in published if row.image_size == IMAGE_SIZE] if table2(results).ours else []
     drawn = {}
     with matplotlib.rc_context(STYLE):
-        for name, panel in FIGURES.items():
-            theirs = [_as_published(row) for row in (published if panel.always_published else alike)]
-            points = [point for point in (*theirs, *ours) if panel.metrics <= point.metrics.keys()]
-            if len(points) < 2 or all(point.published for point in points):
-                continue
+        for name in FIGURES:
             figure = Figure(figsize=SIZE, layout="constrained")
             axes = figure.add_subplot()
-            panel.draw(axes, points)
-            axes.margins(0.12)
-            axes.legend()
-            drawn[name] = figure
+            if draw_figure(name, axes, results):
+                axes.legend()
+                drawn[name] = figure
     return drawn
 
 
-def save_figures(folder: Path, results: Sequence[Result]) -> list[Path]:
-    """Write every figure to `folder` as NAME.png; their paths.
-
-    Raises ResultError if there is nothing to draw, or if the folder cannot be written.
-    """
-    drawn = figures(results)
-    if not drawn:
-        raise ResultError(
-            "none of these results says which model and guidance it measures. "
-            "Plot results of batches that `dit-eval sample` drew, with their JSON beside them."
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in drawn.items():
-            figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white")
-    except OSError as error:
-        raise ResultError(f"{folder} cannot be written: {error.strerror or error}.") from None
-    return [folder / f"{name}.png" for name in drawn]
+def draw_figure(name: str, axes: Axes, results: Sequence[Result]) -> bool:
+    """Draw one of FIGURES, without a legend; False if these results do not fill it. Raises as `figures`."""
+    panel = FIGURES[name]
+    ours = [_measured(result) for result in results if "plan" in result.samples]
+    published = [row for row in published_results().values() if row.model]
+    alike = [row for row in published if row.image_size == IMAGE_SIZE] if table2(results).ours else []
+    theirs = [_as_published(row) for row in (published if panel.always_published else alike)]
+    points = [point for point in (*theirs, *ours) if panel.metrics <= point.metrics.keys()]
+    if len(points) < 2 or all(point.published for point in points):
+        return False
+    panel.draw(axes, points)
+    axes.margins(0.12)
+    return True
 
 
 def svg(figure: Figure) -> str:
@@ -178,15 +162,21 @@ def _line(
 
 def _series(points: Sequence[Point]) -> Iterator[tuple[list[Point], dict[str, Any]]]:
     """The points of one name by rising guidance, and how they are drawn."""
-    colours = cycle(PALETTE)
+    looks = distinct()
     for name in dict.fromkeys(point.series for point in points):
         some = sorted((point for point in points if point.series == name), key=lambda point: point.cfg)
         style = {"label": name, "marker": "o", "markersize": 5, "linewidth": 1.4}
         if some[0].published:
             style |= {"color": PAPER, "markerfacecolor": "none", "linestyle": "--", "linewidth": 1}
         else:
-            style["color"] = next(colours)
+            style |= next(looks)
         yield some, style
+
+
+def distinct() -> Iterator[dict[str, Any]]:
+    """How one thing after another is drawn so that each is known by its colour, then by its marker too."""
+    for marker, colour in cycle(product(MARKERS, PALETTE)):
+        yield {"color": colour, "marker": marker}
 
 
 @dataclass(frozen=True, kw_only=True)

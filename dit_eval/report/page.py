@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dit_eval.errors import ResultError
+from dit_eval.report.classes import are_few, by_class, class_figures
 from dit_eval.report.figures import figures, svg
 from dit_eval.report.pictures import Sheet, draw_sheet
 from dit_eval.results import METRICS, Result, short_count, write_text
@@ -20,12 +21,18 @@ CAPTIONS = {
     "fid-gflops": "FID against the cost of a forward pass, with the points of papers (ImageNet, FID-50K).",
 }
 
+CLASS_CAPTIONS = {
+    "precision": "Samples by the class asked for: the share inside the manifold of all reference images.",
+    "recall": "Reference images by their class: the share inside the manifold of all samples.",
+}
+
 
 def write_report(path: Path, results: Sequence[Result], *, title: str = "dit-eval report") -> None:
     """Write the report of these results, of one protocol, to `path` as self-contained HTML.
 
-    Table, figures, samples by class beside reference images, provenance. Pictures come from the files that
-    the results name; where these are gone, the page does without. The file appears when it is whole.
+    Table, figures, precision and recall by class, samples by class beside reference images, provenance.
+    Pictures come from the files that the results name; where these are gone, the page does without. The file
+    appears when it is whole.
     Raises ResultError for no results, results of mixed protocols or a path that cannot be written, and
     BatchError for a damaged file of images.
     """
@@ -46,11 +53,20 @@ def write_report(path: Path, results: Sequence[Result], *, title: str = "dit-eva
         groups=[rows for rows in (table.paper if table.ours else (), table.ours, table.apart) if rows],
         columns={name: heading for name, (heading, _) in COLUMNS.items()},
         figures={CAPTIONS[name]: svg(figure) for name, figure in figures(results).items()},
+        classes=list(_classes(results)),
         sheets=list(_sheets(results)),
         results=[(result.name, dict(_numbers(result)), dict(_circumstances(result))) for result in results],
         warnings=list(dict.fromkeys(warning for result in results for warning in result.warnings)),
     )
     write_text(path, page)
+
+
+def _classes(results: Sequence[Result]) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
+    """Figure, caption and, where classes are too many to be named in it, the lowest of each result."""
+    drawn = class_figures(results)
+    for metric, some in by_class(results).items():
+        lowest = [] if are_few(some) else [(each.name, each.lowest()) for each in some]
+        yield svg(drawn[f"{metric}-classes"]), CLASS_CAPTIONS[metric], lowest
 
 
 def _sheets(results: Sequence[Result]) -> Iterator[Sheet]:

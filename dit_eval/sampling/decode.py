@@ -35,6 +35,7 @@ class Decoder:
     name: str  # with the digest of its weights, where it has any
     factor: int  # pixels of the image to one of the latents, along a side
     decode: Callable[[Tensor], Tensor]
+    rounding: str = "⌊127.5 x + 128⌋ in 0 … 255"  # of floats to uint8: `dit_uint8`
 
 
 def dit_uint8(x: Tensor) -> Tensor:

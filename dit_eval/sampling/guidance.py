@@ -41,10 +41,8 @@ def guided(
     (Kynkäänniemi et al. 2024); outside only one pass is paid for.
     The unconditional passes share one row of conditioning.
     """
-    n = len(labels)
-    with_null = torch.cat([labels, labels.new_tensor([null_class])])
-    single = torch.arange(n, device=labels.device)
-    double = torch.cat([single, torch.full_like(single, n)])
+    with_null, double = shared_rows(labels, null_class)
+    single = double[: len(labels)]
 
     def denoiser(x: Tensor, t: float) -> Tensor:
         if scale == 1.0 or not (interval is None or interval[0] <= t <= interval[1]):
@@ -55,6 +53,18 @@ def guided(
         return torch.cat([u + scale * (c - u), conditional[:, guided_channels:]], dim=1)
 
     return denoiser
+
+
+def shared_rows(labels: Tensor, null_class: int) -> tuple[Tensor, Tensor]:
+    """Classes (M,) of the rows of conditioning, and which row each of the 2N images of a guided pass takes.
+
+    labels: (N,) int64. Each conditional image has a row of its own, all unconditional ones share one.
+    """
+    n = len(labels)
+    nulls = max(1, 4 - n)  # MKL multiplies two or three rows by a matrix more slowly than four
+    classes = torch.cat([labels, labels.new_full((nulls,), null_class)])
+    rows = torch.arange(n, device=labels.device)
+    return classes, torch.cat([rows, rows.new_full((n,), n)])
 
 
 def _run(network: Network, x: Tensor, t: float, classes: Tensor, rows: Tensor) -> Tensor:

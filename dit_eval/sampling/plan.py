@@ -28,6 +28,7 @@ class Plan:
     model: str
     weights: str  # SHA-256 of the checkpoint
     decoder: str  # "pixels", or the VAE and the SHA-256 of its weights
+    rounding: str  # how its floats become uint8
     image_size: int
     num: int
     seed: int
@@ -103,7 +104,7 @@ def _read_labels(path: Path, num: int) -> NDArray[np.int64]:
         labels = np.array(path.read_text("utf-8").split(), dtype=np.int64)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"labels {str(path)!r} cannot be read ({error}). "
+            f"labels {str(path)!r} cannot be read ({getattr(error, 'strerror', None) or error}). "
             "Choose uniform, balanced, the number of a class, or a text file with one number per image."
         ) from None
     if len(labels) != num:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,9 @@ def checkout_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_demo_prints_the_table_and_writes_pictures_and_the_report(tmp_path: Path) -> None:
     demo = dit_eval("demo", folder=tmp_path)
     assert demo.returncode == 0, demo.stderr
-    for cfg in ("1.00", "1.25", "1.50"):
-        assert f"cfg={cfg}" in demo.stdout
-        assert (tmp_path / "demo" / f"cfg-{cfg}.png").is_file()
+    for model, cfg in product(("digits", "digits-sit"), ("1.00", "1.25", "1.50")):
+        assert f"{model} (cfg={cfg})" in demo.stdout
+        assert (tmp_path / "demo" / model / f"cfg-{cfg}.png").is_file()
     assert (tmp_path / "demo" / "report.html").is_file()
     assert "reproduce table2 --out" in demo.stdout
 

@@ -1,7 +1,8 @@
-"""The claims of models/digits/README.md, kept on subsets that take seconds."""
+"""The claims of the bundled models' cards, kept on subsets that take seconds."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,12 @@ def measured(batch: Path) -> Result:
     return result
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[float, Path]:
+@pytest.fixture(scope="module", params=["digits", "digits-sit"])
+def drawn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[float, Path]:
     """A batch for each guidance scale; the smallest and the paper's largest."""
-    folder = tmp_path_factory.mktemp("digits")
+    folder = tmp_path_factory.mktemp(request.param)
     options = {"num": NUM, "seed": SEED, "batch_size": NUM, "device": "cpu"}
-    return {cfg: generate("digits", cfg=cfg, out=folder / f"{cfg}.npz", **options) for cfg in (1.0, 1.5)}
+    return {cfg: generate(request.param, cfg=cfg, out=folder / f"{cfg}.npz", **options) for cfg in (1.0, 1.5)}
 
 
 def test_guided_digits_are_classified_as_their_labels(drawn: dict[float, Path]) -> None:
@@ -45,14 +46,17 @@ def test_guided_digits_are_classified_as_their_labels(drawn: dict[float, Path]) 
     assert (classes == arrays["arr_1"].read()).mean() >= 0.97
 
 
-def test_fid_is_near_that_of_as_many_real_digits_and_far_below_noise_and_an_untrained_model(
-    drawn: dict[float, Path], tmp_path: Path
-) -> None:
-    ours = measured(drawn[1.0]).metrics["fid"]
+def test_fid_is_near_that_of_as_many_real_digits(drawn: dict[float, Path], tmp_path: Path) -> None:
     data, random = real(), np.random.default_rng(SEED)
     write_npz(tmp_path / "real.npz", {"arr_0": data[random.permutation(len(data))[:NUM]]})
-    assert ours < 3 * measured(tmp_path / "real.npz").metrics["fid"]
-    write_npz(tmp_path / "noise.npz", {"arr_0": random.integers(0, 256, (NUM, 8, 8, 3), dtype=np.uint8)})
+    ours, theirs = (measured(batch).metrics["fid"] for batch in (drawn[1.0], tmp_path / "real.npz"))
+    assert ours < 3 * theirs
+
+
+def test_fid_is_far_below_noise_and_an_untrained_model(drawn: dict[float, Path], tmp_path: Path) -> None:
+    ours = measured(drawn[1.0]).metrics["fid"]
+    noise = np.random.default_rng(SEED).integers(0, 256, (NUM, 8, 8, 3), dtype=np.uint8)
+    write_npz(tmp_path / "noise.npz", {"arr_0": noise})
     assert ours < measured(tmp_path / "noise.npz").metrics["fid"] / 20
     torch.manual_seed(SEED)
     config = DiTConfig(**assets.lookup("models", "digits").about["config"])
@@ -75,3 +79,11 @@ def test_few_samples_are_copies_of_training_images(drawn: dict[float, Path]) -> 
         images = members(batch)["arr_0"].read()
         share = share_of_copies(*(x.reshape(len(x), -1).astype(float) for x in (images, data)))
         assert share < 0.2
+
+
+def test_the_two_models_are_one_network_of_one_cost(tmp_path: Path) -> None:
+    records = []
+    for name in ("digits", "digits-sit"):
+        batch = generate(name, num=2, steps=2, out=tmp_path / f"{name}.npz", device="cpu")
+        records.append(json.loads(batch.with_suffix(".json").read_text("utf-8")))
+    assert records[0]["macs"] == records[1]["macs"]

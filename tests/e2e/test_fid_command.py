@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
+import os
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from tests.command import assert_one_sentence, dit_eval
 from tests.shared import shared
 
-
-class Ran(NamedTuple):
-    """What a run of the command left behind."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def dit_eval(*arguments: object) -> Ran:
-    """The command's own entry point, in this process: what the console script calls."""
-    from dit_eval.cli import run
-
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
-        patch.setattr(sys, "argv", ["dit-eval", *map(str, arguments)])
-        patch.setenv("COLUMNS", "80")
-        with pytest.raises(SystemExit) as stop:
-            run()
-    return Ran(int(stop.value.code or 0), stdout.getvalue(), stderr.getvalue())
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_installed_command_says_its_version_and_its_help_at_once() -> None:
@@ -92,17 +72,20 @@ def test_a_statistics_only_reference_gives_fid_and_sfid_and_the_reason_for_the_r
     assert "precision" not in bare["metrics"]
 
 
-def test_the_clean_protocol_is_another_number_with_another_fingerprint(
-    pair: tuple[Path, Path], golden_inception: Path
+def test_the_clean_protocol_is_another_number_that_a_check_refuses_to_compare(
+    pair: tuple[Path, Path], golden_inception: Path, tmp_path: Path
 ) -> None:
-    adm, clean = (
-        json.loads(
-            dit_eval("fid", *pair, "--inception", golden_inception, "--protocol", name, "--json", "-").stdout
-        )
-        for name in ("adm", "clean")
-    )
-    assert adm["protocol"]["fingerprint"] != clean["protocol"]["fingerprint"]
-    assert adm["metrics"]["fid"] != clean["metrics"]["fid"]
+    adm, clean = (tmp_path / f"{name}.json" for name in ("adm", "clean"))
+    for path in (adm, clean):
+        weights = ("--inception", golden_inception)
+        run = dit_eval("fid", *pair, *weights, "--protocol", path.stem, "--json", path)
+        assert run.returncode == 0, run.stderr
+    there, here = (json.loads(path.read_text("utf-8")) for path in (adm, clean))
+    assert here["protocol"]["fingerprint"] != there["protocol"]["fingerprint"]
+    assert here["metrics"]["fid"] != there["metrics"]["fid"]
+    refused = dit_eval("check", clean, "--baseline", adm)
+    assert_one_sentence(refused)
+    assert "protocol.resize (tf1-bilinear there, clean-fid-bicubic here)" in refused.stderr
 
 
 @pytest.mark.parametrize("name", ["samples.npz", "ref.npz"])
@@ -117,13 +100,6 @@ def test_damaged_input_is_one_sentence_exit_2_and_no_result(
     assert_one_sentence(run)
     assert name in run.stderr
     assert not (tmp_path / "result.json").exists()
-
-
-def assert_one_sentence(run: Ran) -> None:
-    assert run.returncode == 2, run.stderr
-    assert run.stdout == ""
-    assert run.stderr.startswith(("Error: ", "Usage: "))
-    assert "Traceback" not in run.stderr
 
 
 @pytest.mark.parametrize(
@@ -238,6 +214,31 @@ def test_the_record_of_a_batch_is_taken_in_if_it_is_of_these_images_and_is_never
     other = dit_eval(*arguments, "--json", tmp_path / "result.json")
     assert "describes other images" in other.stderr
     assert "plan" not in json.loads((tmp_path / "result.json").read_text())["samples"]
+
+
+@pytest.mark.slow
+def test_ranks_put_classes_and_what_lies_inside_together_as_one_process_does(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 100, (41, 8, 8, 1), dtype=np.uint8).repeat(3, axis=3)
+    strange = noise.copy()
+    strange[::4] = 255  # class 0: white, and far from everything
+    for name, some in (("samples", strange), ("ref", noise)):
+        np.savez(tmp_path / f"{name}.npz", arr_0=some, arr_1=np.arange(41) % 4)
+    arguments = ("fid", "samples.npz", "ref.npz", "--protocol", "digits", "--no-cache", "--device", "cpu")
+    found = {}
+    for ranks in (1, 3):
+        start = (sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}")
+        done = subprocess.run(
+            [*start, "-m", "--", "dit_eval", *arguments, "--json", "-"],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        found[ranks] = json.loads(done.stdout)["classes"]
+    assert found[3] == found[1]
+    assert found[3]["precision"] == {"label": [0, 1, 2, 3], "n": [11, 10, 10, 10], "inside": [0, 10, 10, 10]}
 
 
 def test_an_output_into_a_folder_that_is_not_there_is_refused_before_the_work(

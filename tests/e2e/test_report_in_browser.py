@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +62,13 @@ def test_nothing_scrolls_sideways_complains_or_is_asked_for(tmp_path) -> None:
         images = rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
         np.savez(tmp_path / name, arr_0=images, arr_1=np.arange(40) % 4)
     drawn = {"samples": tmp_path / "a_long_name_of_a_batch_without_a_blank_in_it.npz"}
+    few, many = ({"label": [*range(k)], "n": [9] * k, "inside": [5] * k} for k in (10, 1000))
     results = [
-        *(handmade(cfg=cfg) for cfg in (1.0, 1.25, 1.5)),
-        handmade(model=None, n=40, size=8, reference=tmp_path / "ref.npz", reference_n=40, **drawn),
+        *(replace(handmade(cfg=cfg), classes={"precision": few, "recall": many}) for cfg in (1.0, 1.25, 1.5)),
+        replace(
+            handmade(model=None, n=40, size=8, reference=tmp_path / "ref.npz", reference_n=40, **drawn),
+            classes={"precision": few, "recall": many},
+        ),
     ]
     write_report(tmp_path / "report.html", results)
     page = (tmp_path / "report.html").read_text("utf-8")

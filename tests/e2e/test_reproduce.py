@@ -62,7 +62,7 @@ def test_everything_is_made_once_what_is_there_is_kept_and_other_settings_are_re
     assert "8 images, not 50,000" in " ".join(first.stdout.split())
     assert first.stdout.endswith(f"The report: {out / 'report.html'}\n")
     page = (out / "report.html").read_text("utf-8")
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 6
     assert "reference" in page
 
     made = stamps(out)
@@ -119,4 +119,5 @@ def test_two_ranks_make_the_same_batches_and_numbers(
         one, two = (read_result(out / f"{stem}.result.json") for out in outs.values())
         assert one.samples["digest"] == two.samples["digest"]
         assert one.metrics == pytest.approx(two.metrics, rel=1e-6)
+        assert one.classes == two.classes
         assert two.environment["processes"] == 2

@@ -3,64 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from dit_eval import assets
+from dit_eval import assets, cli
 from dit_eval.assets import Asset
 from dit_eval.errors import AssetError, UsageError
+from tests.loopback import Server, serving
 
+KINDS: tuple[assets.Kind, ...] = ("models", "reference_stats")
 CONTENT = np.random.default_rng(2).bytes(3_000_000)
-
-
-class Server(ThreadingHTTPServer):
-    """Serves CONTENT under any path; /short closes early, /absent is 404, /old ignores ranges."""
-
-    requests: list[tuple[str, str | None]]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        self.server.requests.append((self.path, asked))
-        if self.path == "/absent":
-            return self.send_error(404)
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.path != "/old" else 0
-        if start >= len(CONTENT):
-            return self.send_error(416)
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
-        self.send_header("Content-Length", str(len(CONTENT) - start))
-        self.end_headers()
-        body = CONTENT[start:]
-        self.wfile.write(body[: len(body) // 2] if self.path == "/short" else body)
-        return None
-
-    def log_message(self, format: str, *args: object) -> None: ...
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), Handler) as httpd:
-        httpd.requests = []
-        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield httpd
-        httpd.shutdown()
-        thread.join()
+    addresses = ("/thing.bin", "/mirror", "/short", "/old")
+    with serving(dict.fromkeys(addresses, CONTENT), short={"/short"}, rangeless={"/old"}) as running:
+        yield running
 
 
 @pytest.fixture
@@ -81,12 +46,51 @@ def part_of(asset: Asset) -> Path:
 
 
 def test_a_download_is_verified_kept_and_not_repeated(asset: Asset, server: Server) -> None:
-    seen: list[tuple[int, int | None]] = []
-    path = assets.fetch(asset, progress=lambda done, total: seen.append((done, total)))
+    path = assets.fetch(asset)
     assert path.read_bytes() == CONTENT
-    assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert assets.fetch(asset, offline=True) == path
     assert len(server.requests) == 1
+
+
+def test_a_download_is_shown_by_name_and_bytes_and_only_where_it_was_asked_for(asset: Asset) -> None:
+    opened: list[str] = []
+    seen: list[tuple[int, int | None]] = []
+
+    @contextmanager
+    def bar(name: str) -> Iterator[assets.Progress]:
+        opened.append(name)
+        yield lambda done, total: seen.append((done, total))
+
+    with assets.downloads_shown(bar):
+        path = assets.fetch(asset)
+        assert seen[-1] == (len(CONTENT), len(CONTENT))
+        assets.fetch(asset)
+    path.unlink()
+    assets.fetch(asset)
+    assert opened == ["thing"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("sample", "--model", "far", "--num", "1", "--out", "{folder}/batch.npz"),
+        ("models", "fetch", "far"),
+        ("fid", "{folder}/samples.npz", "far", "--protocol", "digits"),
+        ("ref", "fetch", "far"),
+    ],
+)
+def test_every_command_shows_its_downloads_alike(
+    arguments: tuple[str, ...], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    far = {kind: Asset(name="far", kind=kind, urls=(f"{server.url}/far.npz",)) for kind in KINDS}
+    far["models"] = replace(far["models"], about={"role": "dit", "model": "S/8", "image_size": 256})
+    known = {kind: {**assets.manifest(kind), "far": far[kind]} for kind in KINDS}
+    monkeypatch.setattr(assets, "manifest", known.__getitem__)
+    monkeypatch.setattr(cli, "download_bar", lambda name: nullcontext(opened.append(name)))
+    np.savez(tmp_path / "samples.npz", np.zeros((4, 8, 8, 3), np.uint8))
+    CliRunner().invoke(cli.main, [argument.format(folder=tmp_path) for argument in arguments])
+    assert opened == ["far"]
 
 
 def test_an_interrupted_download_goes_on_where_it_stopped(asset: Asset, server: Server) -> None:
@@ -164,7 +168,7 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(
         assets.fetch(asset)
 
 
-@pytest.mark.parametrize("kind", ["models", "reference_stats"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_manifests_are_whole(kind: assets.Kind) -> None:
     for asset in assets.manifest(kind).values():
         assert asset.licence, asset.name

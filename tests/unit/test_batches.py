@@ -125,6 +125,12 @@ def test_a_path_that_is_not_there_is_a_sentence(tmp_path: Path, name: str) -> No
         open_images(tmp_path / name)
 
 
+def test_a_file_of_another_kind_is_a_sentence(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", IMAGES)
+    with pytest.raises(BatchError, match=r"images\.npy is neither an \.npz, a folder nor a zip"):
+        open_images(tmp_path / "images.npy")
+
+
 def test_an_empty_folder_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(BatchError, match="no image in it"):
         open_images(tmp_path)

@@ -25,6 +25,7 @@ PLAN = {
     "model": "DiT-XL/2",
     "weights": "e" * 64,
     "decoder": "ema " + "f" * 64,
+    "rounding": "⌊127.5 x + 128⌋ in 0 … 255",
     "image_size": 256,
     "num": N,
     "seed": 0,
@@ -130,10 +131,11 @@ def test_pairs_see_what_two_separate_intervals_cannot(tmp_path: Path) -> None:
         ({"samples": SAMPLES | {"plan": PLAN | {"cfg_channels": "all"}}}, "plan.cfg_channels"),
         ({"samples": SAMPLES | {"plan": PLAN | {"cfg": 4.0}}}, "plan.cfg"),
         ({"samples": SAMPLES | {"plan": PLAN | {"decoder": "mse " + "f" * 64}}}, "plan.decoder"),
+        ({"samples": SAMPLES | {"plan": PLAN | {"rounding": "⌊127.5 (x + 1)⌋ in 0 … 255"}}}, "plan.rounding"),
         ({"samples": SAMPLES | {"plan": PLAN | {"labels": "balanced"}}}, "plan.labels"),
         ({"reference": {"path": "imagenet-256", "statistics_sha256": "0"}}, "reference.statistics"),
     ],
-    ids=["resize", "network", "10K", "size", "channels", "guidance", "VAE", "labels", "reference"],
+    ids=["resize", "network", "10K", "size", "channels", "cfg", "VAE", "rounding", "labels", "reference"],
 )
 def test_what_does_not_measure_the_same_is_refused_by_name_and_has_another_fingerprint(
     tmp_path: Path, change: dict[str, Any], field: str
@@ -152,6 +154,13 @@ def test_the_subject_of_a_comparison_may_differ() -> None:
     assert differences(result(None, **subject), result()) == []
     bare = replace(result(), samples={k: v for k, v in result().samples.items() if k != "plan"})
     assert any("not recorded here" in each for each in differences(bare, result()))
+
+
+def test_a_result_from_before_rounding_was_recorded_is_not_taken_for_one_of_the_same_rounding() -> None:
+    plan = {key: value for key, value in PLAN.items() if key != "rounding"}
+    older = replace(result(), samples=SAMPLES | {"plan": plan})
+    (difference,) = differences(result(), older)
+    assert difference == "plan.rounding (not recorded there, ⌊127.5 x + 128⌋ in 0 … 255 here)"
 
 
 def test_a_sorted_file_is_worse(tmp_path: Path) -> None:
@@ -200,6 +209,55 @@ def test_a_tolerance_is_a_number_or_a_share(text: str) -> None:
         Tolerance.parse(text)
 
 
+def drawn(result: Result, images_per_second: float, device: str = "H200") -> Result:
+    """The same result, of samples that came at this speed."""
+    speed = {"device": device, "images": 10 * images_per_second, "seconds": 10.0}
+    return replace(result, samples=dict(result.samples) | {"speed": speed})
+
+
+def test_a_slower_result_breaks_the_limit_of_speed_and_nothing_else(tmp_path: Path) -> None:
+    a, b = (written(tmp_path / f"{v}.json", drawn(result(), v)) for v in (8.0, 10.0))
+    assert check(a, b).passed
+    assert check(a, b, min_speed=0.8).passed
+    found = check(a, b, min_speed=0.85)
+    assert not found.passed
+    assert {each.verdict for each in found.comparisons} == {"same"}
+    (limit,) = found.limits
+    assert (limit.name, limit.value, limit.bound) == ("images/s", 8.0, pytest.approx(8.5))
+    assert "images/s is 8, below the limit of 8.5." in render(found, "github")
+    assert "≥ 8.5" in render(found, "text")
+    assert check(b, a, min_speed=1.2).passed
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        (drawn(result(), 8), result(), r"a.json \(H200\) and .*b.json \(no speed\)"),
+        (result(), drawn(result(), 8), r"a.json \(no speed\) and .*b.json \(H200\)"),
+        (drawn(result(), 8, "A100"), drawn(result(), 8), r"a.json \(A100\) and .*b.json \(H200\)"),
+    ],
+    ids=["baseline without", "result without", "devices"],
+)
+def test_speeds_that_are_unknown_or_of_two_devices_are_refused_by_name(
+    tmp_path: Path, ours: Result, theirs: Result, words: str
+) -> None:
+    a, b = written(tmp_path / "a.json", ours), written(tmp_path / "b.json", theirs)
+    assert check(a, b).passed
+    with pytest.raises(ResultError, match=words):
+        check(a, b, min_speed=0.1, force=True)
+
+
+def test_a_published_row_has_no_speed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a published row has none"):
+        check(written(tmp_path / "a.json", result()), published="dit-xl-2-g-1.50", min_speed=0.5)
+
+
+def test_speed_changes_no_fingerprint() -> None:
+    fast, slow = (drawn(result(), speed) for speed in (100.0, 1.0))
+    assert differences(slow, fast) == []
+    assert len({fingerprint(each.protocol, each.samples, each.reference) for each in (fast, slow)}) == 1
+
+
 def test_junit_is_xml_with_a_failure_for_each_metric_that_is_worse(tmp_path: Path) -> None:
     a = written(tmp_path / "a.json", result({"fid": 9.0}))
     found = check(a, written(tmp_path / "b<&>.json", result()), max_gflops=5)
@@ -230,8 +288,8 @@ def test_the_command_exits_0_1_or_2_and_reads_pyproject(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    written(tmp_path / "b.json", result())
-    written(tmp_path / "a.json", result({"fid": 5.8}))
+    written(tmp_path / "b.json", drawn(result(), 10))
+    written(tmp_path / "a.json", drawn(result({"fid": 5.8}), 9))
     run = CliRunner().invoke
     assert run(main, ["check", "b.json", "--baseline", "b.json"]).exit_code == 0
     assert run(main, ["check", "a.json", "--baseline", "b.json", "--format", "github"]).exit_code == 1
@@ -242,6 +300,11 @@ def test_the_command_exits_0_1_or_2_and_reads_pyproject(
     assert run(main, ["check", "a.json"]).exit_code == 0
     assert run(main, ["check", "a.json", "--tolerance", "fid=0.1"]).exit_code == 1
     assert run(main, ["check", "a.json", "--max-gflops", "8"]).exit_code == 1
+    assert run(main, ["check", "a.json", "--min-speed", "0.8"]).exit_code == 0
+    assert run(main, ["check", "a.json", "--min-speed", "0.95"]).exit_code == 1
+    with (tmp_path / "pyproject.toml").open("a") as stream:
+        stream.write("min-speed = 0.95\n")
+    assert run(main, ["check", "a.json"]).exit_code == 1
     assert run(main, ["check", "a.json", "--update"]).exit_code == 0
     assert json.loads((tmp_path / "b.json").read_text("utf-8"))["metrics"]["fid"] == 5.8
     (tmp_path / "pyproject.toml").write_text("[tool.dit-eval.check]\ntolerances = 1\n")

@@ -31,6 +31,13 @@ def test_rounding_truncates():
     assert dit_uint8(values).tolist() == expected
 
 
+def test_rounding_is_named_as_it_is_done():
+    values = torch.linspace(-1.2, 1.2, 1001)
+    assert PIXELS.rounding == "⌊127.5 x + 128⌋ in 0 … 255"
+    expected = np.trunc((127.5 * values.numpy() + 128).clip(0, 255))
+    np.testing.assert_array_equal(PIXELS.decode(values.view(1, 1, 1, -1))[0, 0, :, 0].numpy(), expected)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pixels_of_one_or_three_channels_become_rgb(channels):
     x = torch.linspace(-1, 1, 2 * channels * 16).view(2, channels, 4, 4)

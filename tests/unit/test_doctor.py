@@ -16,6 +16,7 @@ from dit_eval.cli import main
 from dit_eval.doctor import diagnose
 from dit_eval.evaluate import make_reference
 from dit_eval.measure import load_measurer
+from dit_eval.references import open_reference
 from tests.shared import shared
 
 DIGITS = folder("reference_stats") / "digits.npz"
@@ -34,7 +35,8 @@ def found(arrays: Arrays, folder: Path, reference: Path | None = DIGITS) -> set[
     path = folder / "batch.npz"
     np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
     measurer = load_measurer("digits", device="cpu", cache=False)
-    return {each.name for each in diagnose(path, reference, measurer)}
+    usual = open_reference(reference) if reference else None
+    return {each.name for each in diagnose(path, usual, measurer)}
 
 
 def test_a_good_batch_is_left_in_peace(digits: Arrays, tmp_path: Path) -> None:
@@ -131,7 +133,7 @@ def test_statistics_of_other_images_are_found_in_a_batch_and_in_a_reference(
 def test_another_size_than_the_references_is_found(digits: Arrays, tmp_path: Path) -> None:
     larger = digits["arr_0"].repeat(2, axis=1).repeat(2, axis=2)
     np.savez(tmp_path / "large.npz", larger)
-    assert {each.name for each in diagnose(tmp_path / "large.npz", DIGITS, None)} == {"size"}
+    assert {each.name for each in diagnose(tmp_path / "large.npz", open_reference(DIGITS), None)} == {"size"}
 
 
 @pytest.mark.parametrize("quality", [25, 50])
@@ -153,6 +155,13 @@ def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 def test_an_inception_score_that_the_order_has_changed_is_found(digits: Arrays, tmp_path: Path) -> None:
     images = sort_by_class(digits)["arr_0"].repeat(6, axis=0)  # two chunks of 5,000 and a rest
     assert {"inception-score", "order", "duplicates"} <= found({"arr_0": images}, tmp_path)
+
+
+def test_the_command_measures_by_the_protocol_of_its_reference(digits: Arrays, tmp_path: Path) -> None:
+    np.savez(tmp_path / "batch.npz", **sort_by_class(digits))  # pyright: ignore[reportArgumentType]
+    run = CliRunner().invoke(main, ["doctor", str(tmp_path / "batch.npz"), "digits", "--device", "cpu"])
+    assert run.exit_code == 0, run.output
+    assert "in order of class, by its predicted classes" in run.output
 
 
 def test_the_command_says_what_how_bad_and_what_to_do_and_exits_1(digits: Arrays, tmp_path: Path) -> None:

@@ -22,6 +22,15 @@ from dit_eval.flop_table import FlopRow, flop_rows
 from dit_eval.flops import count_decoder, count_flops
 from dit_eval.published import published_gflops
 
+SD_VAE = {  # the decoder of stabilityai/sd-vae-ft-ema and -mse, as their config.json says
+    "in_channels": 4,
+    "out_channels": 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+}
+
 
 def counted_by_torch(model: torch.nn.Module, *inputs: torch.Tensor) -> int:
     """Multiply-adds by torch's dispatcher-level counter, which counts each as two."""
@@ -66,7 +75,7 @@ def test_macs_of_the_decoder_are_those_of_torchs_counter(image_size):
     from diffusers.models.autoencoders.vae import Decoder
 
     with torch.device("meta"):
-        decoder = torch.nn.Sequential(torch.nn.Conv2d(4, 4, kernel_size=1), Decoder(**flops.SD_VAE))
+        decoder = torch.nn.Sequential(torch.nn.Conv2d(4, 4, kernel_size=1), Decoder(**SD_VAE))
         latents = torch.empty(1, 4, image_size // 8, image_size // 8)
     assert count_decoder(image_size).macs == counted_by_torch(decoder, latents)
 

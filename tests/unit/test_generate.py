@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -128,6 +130,11 @@ def test_shards_that_are_there_are_not_drawn_again(draw, tmp_path):
     assert told[-1].wanted == NUM - 8
 
 
+def test_a_decoder_for_a_model_of_pixels_is_refused(draw):
+    with pytest.raises(UsageError, match="leave --vae out"):
+        draw(vae="ema")
+
+
 def test_progress_counts_the_operations_of_guidance(draw):
     told = []
     draw(progress=told.append, batch_size=7)
@@ -189,6 +196,49 @@ def test_record_says_how_the_batch_was_made(draw):
     assert record["plan"]["cfg_interval"] == [0.1, 1.0]
     assert record["environment"]["torch"] == torch.__version__
     assert record["sha256"] == sha256(path)
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    """A clock that is read once a batch and shows a second more each time."""
+    seconds = itertools.count()
+    monkeypatch.setattr(sys.modules["dit_eval.generate"], "monotonic", lambda: next(seconds))
+
+
+def speed_of(path) -> tuple[int, float]:
+    speed = json.loads(path.with_suffix(".json").read_text("utf-8"))["speed"]
+    return speed["images"], speed["seconds"]
+
+
+@pytest.mark.usefixtures("ticking")
+def test_speed_is_recorded_without_the_batch_that_warms_up_and_beside_the_plan(draw):
+    path = draw()  # of 4, 4, 4 and 2 images, each drawn as 4
+    assert speed_of(path) == (12, 3.0)
+    record = json.loads(path.with_suffix(".json").read_text("utf-8"))
+    assert record["speed"]["device"] == record["environment"]["device"]
+    assert not {"speed", "seconds"} & record["plan"].keys()
+
+
+@pytest.mark.usefixtures("ticking")
+def test_speed_of_a_resumed_batch_leaves_out_the_pause_and_both_warm_ups(draw):
+    def stop(progress):
+        if progress.drawn > 8.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw(progress=stop)
+    assert speed_of(draw()) == (8, 2.0)
+
+
+@pytest.mark.usefixtures("ticking")
+def test_speed_of_several_processes_is_that_of_one(draw):
+    draw(shard=(1, 2))
+    assert speed_of(draw(shard=(2, 2))) == (8, 2.0)
+
+
+def test_speed_of_a_single_batch_is_unknown(draw):
+    path = draw(batch_size=NUM)
+    assert json.loads(path.with_suffix(".json").read_text("utf-8"))["speed"] is None
 
 
 def test_compiled_network_draws_the_same_images(draw, monkeypatch):

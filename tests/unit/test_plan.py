@@ -13,10 +13,10 @@ def labels(spec: str, num: int = 1000, num_classes: int = 10, seed: int = 0) -> 
 
 def plan(**changes) -> Plan:
     settings = {
-        "model": "S/8", "weights": "0", "decoder": "pixels", "image_size": 8, "num": 10, "seed": 0,
-        "labels": "uniform", "sampler": "ddpm", "options": {"eta": 0.0}, "steps": "10", "cfg": 1.5,
-        "cfg_channels": "3", "cfg_interval": (0.1, 2.0), "batch_size": 4, "precision": "fp32",
-        "compile": False, "device": "cpu",
+        "model": "S/8", "weights": "0", "decoder": "pixels", "rounding": "truncated", "image_size": 8,
+        "num": 10, "seed": 0, "labels": "uniform", "sampler": "ddpm", "options": {"eta": 0.0},
+        "steps": "10", "cfg": 1.5, "cfg_channels": "3", "cfg_interval": (0.1, 2.0), "batch_size": 4,
+        "precision": "fp32", "compile": False, "device": "cpu",
     }  # fmt: skip
     return Plan(**(settings | changes))
 

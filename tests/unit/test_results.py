@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from dit_eval.errors import ResultError
-from dit_eval.results import Result
+from dit_eval.results import Result, read_result
 
 RESULT = Result(
     metrics={"fid": 2.2712345, "inception_score": 278.24},
@@ -28,10 +31,25 @@ def test_a_result_comes_back_from_json_as_it_was() -> None:
     assert Result.from_json(RESULT.to_json()) == RESULT
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 1, "warnings": []}', "3"])
+HOLLOW = json.dumps({**json.loads(RESULT.to_json()), "samples": {}})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 1, "warnings": []}', "3", HOLLOW]
+)
 def test_other_json_is_refused(text: str) -> None:
     with pytest.raises(ResultError, match="not a result of dit-eval"):
         Result.from_json(text)
+
+
+def test_a_file_of_anything_else_is_named(tmp_path: Path) -> None:
+    (tmp_path / "batch.npz").write_bytes(b"PK\x03\x04\xff")
+    for name, words in (
+        ("batch.npz", "not a result of dit-eval"),
+        ("absent", "cannot be read: No such file"),
+    ):
+        with pytest.raises(ResultError, match=rf"{name}:? {words}"):
+            read_result(tmp_path / name)
 
 
 def test_a_newer_schema_is_named() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -9,64 +11,59 @@ from PIL import Image
 from dit_eval.cli import main
 from dit_eval.errors import ResultError, UsageError
 from dit_eval.flop_table import flop_rows
+from dit_eval.report.figures import figures, svg
 from dit_eval.report.scaling import plot_scaling
-from dit_eval.results import Result
-
-
-def write_result(folder, *, model: str | None = "DiT-S/8", image_size=256, fid=60.0):
-    """A result whose samples `dit-eval sample` has drawn."""
-    result = Result(
-        metrics={"fid": fid},
-        against={},
-        absent={},
-        protocol={},
-        samples={
-            "path": "batch.npz",
-            "n": 50_000,
-            **({"plan": {"model": model, "image_size": image_size}} if model else {}),
-        },
-        reference={},
-        environment={},
-    )
-    (folder / "result.json").write_text(result.to_json())
-    return folder / "result.json"
+from dit_eval.results import write_result
+from tests.handmade import handmade
 
 
 def test_the_plot_names_all_twelve_models(tmp_path):
     plot_scaling(tmp_path / "scaling.svg", flop_rows())
-    svg = (tmp_path / "scaling.svg").read_text()
-    assert all(f"<!-- {size}/{patch} -->" in svg for size in ("S", "B", "L", "XL") for patch in (8, 4, 2))
+    drawn = (tmp_path / "scaling.svg").read_text("utf-8")
+    assert all(f">{size}/{patch}</text>" in drawn for size in ("S", "B", "L", "XL") for patch in (8, 4, 2))
+    assert "FID" not in drawn
 
 
-@pytest.mark.parametrize("model", ["DiT-XL/2", "dit-xl-2-256"])
-def test_results_add_a_panel_of_fid_against_gflops(model, tmp_path):
-    plot_scaling(tmp_path / "scaling.svg", flop_rows(), [write_result(tmp_path, model=model)])
-    svg = (tmp_path / "scaling.svg").read_text()
-    assert "<!-- FID of 50,000 -->" in svg
-    assert svg.count("<!-- XL/2 -->") == 2
+def test_results_add_the_reports_own_figure_of_fid_against_gflops(tmp_path):
+    results = [handmade(cfg=cfg, fid=fid) for cfg, fid in ((1.0, 9.5), (1.5, 2.2))]
+    plot_scaling(tmp_path / "scaling.svg", flop_rows(), results)
+    drawn = (tmp_path / "scaling.svg").read_text("utf-8")
+    words = svg(figures(results)["fid-gflops"]).split("<text")[1:]
+    labels = {word[word.index(">") + 1 : word.index("</text>")] for word in words}
+    assert {"dit-xl-2-256, 50K images", "DiT-XL/2 at 512, as published", "FID ↓"} <= labels
+    assert [label for label in labels if f">{label}</text>" not in drawn] == []
+
+
+def test_a_model_of_any_architecture_and_image_size_has_its_place(tmp_path):
+    plot_scaling(tmp_path / "scaling.svg", flop_rows(), [handmade(model="digits", size=8, n=500)])
+    assert "digits, 500 images" in (tmp_path / "scaling.svg").read_text("utf-8")
+
+
+def test_the_same_figure_is_the_same_file(tmp_path):
+    for name in ("one.svg", "other.svg"):
+        plot_scaling(tmp_path / name, flop_rows(), [handmade()])
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "other.svg").read_bytes()
 
 
 def test_the_command_writes_a_picture_and_says_where(tmp_path):
     out = tmp_path / "scaling.png"
-    done = CliRunner().invoke(main, ["flops", "plot", "--out", str(out)], catch_exceptions=False)
+    write_result(tmp_path / "result.json", handmade())
+    arguments = ["flops", "plot", str(tmp_path / "result.json"), "--out", str(out)]
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert done.stdout == f"{out}\n"
     with Image.open(out) as picture:
         assert picture.format == "PNG"
 
 
-def test_a_result_that_names_no_dit_is_refused(tmp_path):
-    result = write_result(tmp_path, model="digits")
-    with pytest.raises(ResultError, match="digits, is none of the twelve"):
-        plot_scaling(tmp_path / "scaling.svg", flop_rows(), [result])
-    result = write_result(tmp_path, model=None)
-    with pytest.raises(ResultError, match="it has no 'plan'"):
-        plot_scaling(tmp_path / "scaling.svg", flop_rows(), [result])
-    assert not (tmp_path / "scaling.svg").exists()
+def test_a_result_without_model_or_fid_is_refused(tmp_path):
+    for result in (handmade(model=None), replace(handmade(), metrics={})):
+        with pytest.raises(ResultError, match=r"batch\.npz does not say which model drew it, or has no FID"):
+            plot_scaling(tmp_path / "scaling.svg", flop_rows(), [result])
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_another_image_size_or_suffix_is_refused(tmp_path):
-    result = write_result(tmp_path, image_size=512)
-    with pytest.raises(UsageError, match="Choose --image-size 512"):
-        plot_scaling(tmp_path / "scaling.svg", flop_rows(), [result])
+def test_another_suffix_or_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"\.png or \.svg"):
         plot_scaling(tmp_path / "scaling.pdf", flop_rows())
+    with pytest.raises(ResultError, match="cannot be written: No such file"):
+        plot_scaling(tmp_path / "absent" / "scaling.svg", flop_rows())

@@ -51,6 +51,22 @@ def test_record_beside_the_batch_holds_its_plan_and_checksum(tmp_path):
     assert record["sha256"] == sha256(place.out)
 
 
+def test_speed_is_that_of_the_timed_shards_in_full_size_over_all_processes(tmp_path):
+    untimed = folder(tmp_path / "untimed")
+    untimed.open()
+    write_all(untimed)
+    assert untimed.merge(LABELS, {})
+    timed = folder(tmp_path / "timed")
+    timed.open()
+    write_all(timed, (0,))
+    timed.write(1, IMAGES[4:8], seconds=2.0, device="b")
+    timed.write(2, IMAGES[8:], seconds=0.5, device="a")
+    assert timed.merge(LABELS, {})
+    speeds = [json.loads(place.record.read_text("utf-8"))["speed"] for place in (untimed, timed)]
+    assert speeds == [None, {"device": "a and b", "images": 8, "seconds": 2.5}]
+    assert sha256(untimed.out) == sha256(timed.out)
+
+
 def test_nothing_is_merged_while_a_shard_is_missing(tmp_path):
     place = folder(tmp_path)
     place.open()

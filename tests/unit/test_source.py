@@ -67,6 +67,11 @@ def test_checkpoint_may_be_a_registered_name():
     assert find_model("XL/2", "xl-512", None).name == "xl-512"
 
 
+def test_registered_network_that_does_not_draw_is_refused():
+    with pytest.raises(UsageError, match=r"sd-vae is no DiT or SiT .*xl-256, xl-512, sit-256, own"):
+        find_model("XL/2", "sd-vae", None)
+
+
 def test_checkpoint_may_be_a_file(tmp_path):
     (tmp_path / "mine.pt").touch()
     source = find_model("XL/2", tmp_path / "mine.pt", None)
@@ -78,6 +83,16 @@ def test_architecture_without_public_weights_asks_for_a_checkpoint():
         find_model("S/8", None, None)
 
 
-def test_unknown_model_names_the_nearest():
-    with pytest.raises(UsageError, match="XL/2"):
-        find_model("XL/3", None, None)
+def test_checkpoint_of_a_registered_model_has_its_shape_and_defaults(tmp_path):
+    (tmp_path / "mine.pt").touch()
+    source = find_model("own", tmp_path / "mine.pt", None)
+    assert source.weights == tmp_path / "mine.pt"
+    assert (source.config, source.defaults["cfg"]) == (DiTConfig(**SHAPE), 1.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("XL/3", "did you mean XL/8 or XL/4 or XL/2"), ("nope", "S/8, S/4")]
+)
+def test_unknown_model_names_the_nearest_and_the_registered(name, near):
+    with pytest.raises(UsageError, match=rf"{near}.* Registered .*: xl-256, xl-512, sit-256, own\."):
+        find_model(name, None, None)
