@@ -22,12 +22,13 @@ from dit_eval.features.protocols import PROTOCOLS
 from dit_eval.generate import generate
 from dit_eval.influence import write_influence
 from dit_eval.npz import write_npz
-from dit_eval.results import write_result
+from dit_eval.results import Result, write_result
 from tests.simulation.conftest import Record
 
 pytestmark = pytest.mark.simulation
 RUNS, FIRST = 200, 1000  # the seed of the first run; the reference has one of its own
 WIDTH, REFERENCE_N, N = 12, 500, 400
+DIGITS = 256
 PLAN = {"seed": 0, "labels": "uniform", "num": N, "image_size": WIDTH}
 
 
@@ -57,15 +58,21 @@ def images(z: np.ndarray) -> np.ndarray:
     return np.clip(128 + 32 * z, 0, 255).astype(np.uint8)
 
 
+def written(path: Path, result: Result) -> Path:
+    write_result(path, result)
+    write_influence(path, result, result.influence)
+    return path
+
+
 def gate(folder: Path, protocol: str, ours: np.ndarray, baseline: np.ndarray) -> Check:
     """The check of two models' images, drawn from the same noise and labels."""
+    results = []
     for name, z in (("ours", ours), ("baseline", baseline)):
         result = evaluate([images(z)], folder / "ref.npz", protocol=protocol, device="cpu")
         assert result is not None
-        path = folder / f"{name}.json"
-        write_result(path, replace(result, samples={**result.samples, "plan": PLAN}))
-        write_influence(path, result, result.influence)
-    return check(folder / "ours.json", folder / "baseline.json")
+        planned = replace(result, samples={**result.samples, "plan": PLAN})
+        results.append(written(folder / f"{name}.json", planned))
+    return check(*results)
 
 
 def checks_of_twins(folder: Path, protocol: str, closeness: float) -> Iterator[Check]:
@@ -94,3 +101,50 @@ def test_two_equal_models_rarely_differ_in_any_of_the_five_numbers(
     record_property("differ", differ)
     record_property("red", np.mean([not each.passed for each in found]))
     assert differ <= 0.08
+
+
+@pytest.fixture(scope="module")
+def rounded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits' weights at 4 bits: each tensor in 15 steps, from minus to plus its largest value."""
+    weights = load_file(assets.fetch(assets.lookup("models", "digits")))
+    steps = {name: max(float(tensor.abs().max()) / 7, 1e-12) for name, tensor in weights.items()}
+    path = tmp_path_factory.mktemp("rounded") / "rounded.safetensors"
+    save_file({name: (tensor / steps[name]).round() * steps[name] for name, tensor in weights.items()}, path)
+    return path
+
+
+def digits(folder: Path, name: str, seed: int, steps: int, ckpt: Path | None = None) -> Path:
+    """The written result of DIGITS digits."""
+    config = DiTConfig(**assets.lookup("models", "digits").about["config"])
+    batch = generate(
+        config if ckpt else "digits",
+        ckpt=ckpt,
+        steps=steps,
+        seed=seed,
+        num=DIGITS,
+        cfg=1.0,
+        out=folder / f"{name}.npz",
+        batch_size=DIGITS,
+        device="cpu",
+    )
+    result = evaluate(batch, "digits", device="cpu")
+    assert result is not None
+    return written(folder / f"{name}.result.json", result)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_weights_of_4_bits_and_8_steps_instead_of_250_are_red(
+    seed: int, rounded: Path, tmp_path: Path, record_property: Record
+) -> None:
+    baseline = digits(tmp_path, "baseline", seed, steps=250)
+    degraded = {
+        "8 steps": digits(tmp_path, "few", seed, steps=8),
+        "4 bits": digits(tmp_path, "rounded", seed, steps=250, ckpt=rounded),
+    }
+    for name, path in degraded.items():
+        found = check(path, baseline)
+        assert all(each.paired for each in found.comparisons)
+        record_property(name, {each.name: each.verdict for each in found.comparisons})
+        fid = found.comparisons[0]
+        record_property(f"{name}, FID", f"{fid.baseline:.2f} to {fid.value:.2f}, at least {fid.low:+.2f}")
+        assert not found.passed, name
