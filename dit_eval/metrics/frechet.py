@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import LinAlgError, cholesky, eigh, eigvalsh, solve_triangular
+from scipy.linalg import LinAlgError, cholesky, eigh, eigvalsh, qr, solve_triangular
+from scipy.linalg.lapack import dpstrf  # pyright: ignore[reportAttributeAccessIssue]
 
 from dit_eval.errors import StatisticsError
 from dit_eval.metrics.gaussian import Gaussian
@@ -45,7 +46,8 @@ def frechet_influence(features: Sliceable, ours: Gaussian, theirs: Gaussian) -> 
     if factor.shape[0] == factor.shape[1]:
         inverse = solve_triangular(factor, np.eye(len(factor)), lower=True)
     else:
-        inverse = (factor / (factor**2).sum(axis=0)).T
+        basis, triangle = qr(factor, mode="economic")
+        inverse = solve_triangular(triangle, basis.T)
     values, vectors = eigh(factor.T @ theirs.covariance @ factor, driver="evd")
     root = vectors * np.clip(values, 0, None) ** 0.25
     half = inverse.T @ root
@@ -83,7 +85,7 @@ def _sum_of_roots(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _factor(a: np.ndarray) -> np.ndarray:
-    """L (D, r) with A = LLᵀ: Cholesky where A has full rank, else scaled eigenvectors without the null space.
+    """L (D, r) with A = LLᵀ: Cholesky's where A has full rank, else its pivoted form without the null space.
 
     Leaving the null space out also leaves out its rounding noise, whose square roots add up to 1e-6
     of an FID.
@@ -96,6 +98,7 @@ def _factor(a: np.ndarray) -> np.ndarray:
             return factor
     except LinAlgError:
         pass
-    values, vectors = eigh(a, driver="evd")
-    kept = values > values[-1] * noise
-    return vectors[:, kept] * np.sqrt(values[kept])
+    packed, order, rank, _ = dpstrf(a, lower=True, tol=noise * np.diag(a).max())
+    factor = np.empty((len(a), rank))
+    factor[order - 1] = np.tril(packed)[:, :rank]
+    return factor
