@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import LinAlgError, cholesky, eigh, eigvalsh, qr, solve_triangular
+from scipy.linalg import LinAlgError, cholesky, eigh, eigvalsh, solve_triangular
 from scipy.linalg.lapack import dpstrf  # pyright: ignore[reportAttributeAccessIssue]
 
 from dit_eval.errors import StatisticsError
@@ -46,7 +46,7 @@ def frechet_influence(features: Sliceable, ours: Gaussian, theirs: Gaussian) -> 
     if factor.shape[0] == factor.shape[1]:
         inverse = solve_triangular(factor, np.eye(len(factor)), lower=True)
     else:
-        basis, triangle = qr(factor, mode="economic")
+        basis, triangle = np.linalg.qr(factor)
         inverse = solve_triangular(triangle, basis.T)
     values, vectors = eigh(factor.T @ theirs.covariance @ factor, driver="evd")
     root = vectors * np.clip(values, 0, None) ** 0.25
