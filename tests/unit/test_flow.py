@@ -143,6 +143,14 @@ def test_sde_of_any_diffusion_draws_the_mixture(path, diffusion):
     assert_is_the_mixture(sde(perfect(path), x, schedule, noise), bias=0.03)
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_heuns_sde_draws_the_mixture(path):
+    noise = noise_of(2)
+    x = noise.latents((2, 2, 64, 64)).double()
+    schedule = flow_sde(60, path=path, solver="heun", last_step_size=0.01)
+    assert_is_the_mixture(sde(perfect(path), x, schedule, noise), bias=0.03)
+
+
 @pytest.mark.parametrize(
     ("prediction", "last_step"),
     [("velocity", "none"), ("velocity", "euler"), ("score", "tweedie"), ("noise", "mean")],
