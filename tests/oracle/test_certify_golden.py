@@ -21,6 +21,7 @@ from tests.shared import shared
 RELATIVE = {"fid": 5e-6, "sfid": 5e-6, "inception_score": 1e-6 + 2e-6}
 
 
+@pytest.mark.simulation  # another minute for the numbers of test_evaluator_golden, by another door
 def test_the_numbers_that_adms_evaluator_printed_are_certified(
     golden_inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
