@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# what another processor or torch may move by rounding alone; a pixel or two in a thousand
+# no baseline is the same to the bit on another processor: its threads and vector units round differently
 ROUNDING := $(foreach metric,fid sfid inception_score precision recall,--tolerance $(metric)=1%)
 
 .PHONY: help install check format test unit slow regression demo bench clean

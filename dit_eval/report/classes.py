@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import bdtr
+from scipy.stats import binomtest
 
 from dit_eval.report.figures import SIZE, STYLE, distinct
 from dit_eval.results import METRICS, Result
@@ -97,13 +97,15 @@ def class_figures(results: Sequence[Result]) -> dict[str, Figure]:
 
 
 def _every_class(axes: Axes, some: Sequence[Shares]) -> None:
-    """A point for each class and result, with its 95 % interval."""
+    """A point for each class and result, with its 95 % interval (Wilson 1927)."""
     labels = _labels(some)
     gap = 0.7 / len(some)
     for number, (each, look) in enumerate(zip(some, distinct(), strict=False)):
         places = np.searchsorted(labels, each.labels) + gap * (number - (len(some) - 1) / 2)
-        low, high = _wilson(each.shares, each.n)
-        axes.vlines(places, low, high, color=look["color"], alpha=0.35, linewidth=1)
+        ends = [
+            binomtest(k, n).proportion_ci(method="wilson") for k, n in zip(each.inside, each.n, strict=True)
+        ]
+        axes.vlines(places, *zip(*ends, strict=True), color=look["color"], alpha=0.35, linewidth=1)
         axes.plot(places, each.shares, linestyle="none", markersize=4, label=_legend(each), **look)
     axes.set_xticks(range(len(labels)), labels=list(map(str, labels)))
     axes.grid(visible=False, axis="x")
@@ -126,11 +128,3 @@ def _labels(some: Sequence[Shares]) -> np.ndarray:
 def _legend(each: Shares) -> str:
     name = each.name if len(each.name) <= NAMED else f"…{each.name[1 - NAMED :]}"
     return f"{each.overall:.3f}  {name}"
-
-
-def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % interval of a share of n. Source: Wilson 1927."""
-    z = NormalDist().inv_cdf(0.975)
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    reach = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return middle - reach, middle + reach
