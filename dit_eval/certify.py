@@ -14,16 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
 from dit_eval import assets
 from dit_eval.distributed import Rank, joined
 from dit_eval.errors import UsageError
 from dit_eval.evaluate import evaluate
 from dit_eval.features.protocols import protocol_named
 from dit_eval.results import METRICS, Result
+from dit_eval.terminal import dense_table, shown
 
 SCHEMA = 1
 Verdict = Literal["holds", "off", "absent"]
@@ -109,7 +106,7 @@ class Certificate:
 
     def table(self, width: int = 80) -> str:
         """One row for each number, and what does not hold in a sentence below."""
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        table = dense_table()
         table.add_column("batch, metric", no_wrap=True)
         for heading in ("published", "found", "difference", "tolerance"):
             table.add_column(heading, justify="right", no_wrap=True)
@@ -119,11 +116,8 @@ class Certificate:
             for each in batch.findings:
                 table.add_row(*_cells(each))
             table.add_section()
-        console = Console(width=width, no_color=True, highlight=False)
-        with console.capture() as capture:
-            console.print(table)
         outcome = f"Does not hold: {', '.join(self.failed)}." if self.failed else "Every number holds."
-        return "\n".join([*(line.rstrip() for line in capture.get().rstrip().splitlines()), "", outcome])
+        return shown(table, outcome, width=width)
 
 
 def certify(

@@ -55,13 +55,12 @@ class Tolerance:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One metric: its values, and the interval of value - baseline."""
+    """One metric: its values, and how far from their difference its 95 % interval reaches."""
 
     name: str
     value: float
     baseline: float
-    low: float
-    high: float
+    reach: float
     tolerance: float
     paired: bool
 
@@ -73,12 +72,10 @@ class Comparison:
     @property
     def verdict(self) -> Verdict:
         """Better or worse where the whole interval lies beyond the tolerance."""
-        low, high = self.low, self.high
-        if not METRICS[self.name].lower_is_better:
-            low, high = -high, -low
-        if low > self.tolerance:
+        loss = self.difference if METRICS[self.name].lower_is_better else -self.difference
+        if loss - self.reach > self.tolerance:
             return "worse"
-        return "better" if high < -self.tolerance else "same"
+        return "better" if loss + self.reach < -self.tolerance else "same"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,17 +222,17 @@ def _against_published(name: str, ours: Result) -> tuple[_Other, list[str], tupl
     _require_known("published row", (name,), tuple(published_results()))
     row = published_results()[name]
     other = _Other(name=name, metrics=row.metrics, errors={}, influence={}, slack=_PRINTED)
-    note = (
-        f"{row.label}: {row.source}. A printed value has no interval: ours stands for both, "
-        "with half of the last printed digit as tolerance."
+    notes = (
+        f"{row.label}: {row.source}.",
+        "† A printed value has no interval: ours stands for both, with half of its last digit as tolerance.",
     )
-    return other, comparability.differences_from_published(ours, row), (note,)
+    return other, comparability.differences_from_published(ours, row), notes
 
 
 def _why_unpaired(baseline: Path, paired: bool) -> str:
     if paired:
-        return f"Not paired: {influence_path(baseline)} is not there. `--update` writes it."
-    return "Not paired: the two are not known to be drawn from the same noise and labels."
+        return f"† Not paired: {influence_path(baseline)} is not there. `--update` writes it."
+    return "† Not paired: the two are not known to be drawn from the same noise and labels."
 
 
 def _compare(
@@ -248,7 +245,7 @@ def _compare(
             f"{path} has no {' and no '.join(missing) or 'metric'} with an interval to compare with "
             f"{other.name}. Evaluate again, against a reference with images."
         )
-    reach = normal_quantile(len(names))
+    quantile = normal_quantile(len(names))
     own = read_influence(path, ours) if other.influence else {}
     found = []
     for name in names:
@@ -264,8 +261,7 @@ def _compare(
                 name=name,
                 value=value,
                 baseline=baseline,
-                low=value - baseline - reach * error,
-                high=value - baseline + reach * error,
+                reach=quantile * error,
                 tolerance=tolerances.get(name, Tolerance()).of(baseline) + other.slack,
                 paired=paired,
             )

@@ -6,15 +6,12 @@ from collections.abc import Callable
 from typing import Literal
 from xml.etree import ElementTree as xml
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
 from dit_eval.check import Check, Comparison, Limit
 from dit_eval.results import METRICS
+from dit_eval.terminal import dense_table, shown
 
 Format = Literal["text", "markdown", "junit", "github"]
-_HEADINGS = ("metric", "value", "baseline", "difference", "95 % interval", "tolerance", "verdict")
+_HEADINGS = ("metric", "value", "baseline", "difference", "± 95 %", "tolerance", "verdict")
 
 
 def render(check: Check, style: Format) -> str:
@@ -22,20 +19,14 @@ def render(check: Check, style: Format) -> str:
     return FORMATS[style](check)
 
 
-def as_text(check: Check, width: int = 100) -> str:
+def as_text(check: Check, width: int = 80) -> str:
     """An aligned table with the notes below."""
-    table = Table(box=SIMPLE_HEAD, title=_title(check), title_justify="left")
+    table = dense_table()
     for heading in _HEADINGS:
         table.add_column(heading, justify="left" if heading in ("metric", "verdict") else "right")
     for row in _rows(check):
         table.add_row(*row)
-    console = Console(width=width, no_color=True, highlight=False)
-    with console.capture() as capture:
-        console.print(table)
-        for note in check.notes:
-            console.print(note)
-        console.print(_outcome(check))
-    return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
+    return shown(_title(check), table, *check.notes, _outcome(check), width=width)
 
 
 def as_markdown(check: Check) -> str:
@@ -102,7 +93,7 @@ def _rows(check: Check) -> list[list[str]]:
             f"{each.value:.4f}",
             f"{each.baseline:.4f}",
             f"{each.difference:+.4f}",
-            f"{each.low:+.4f} … {each.high:+.4f}{'' if each.paired else ' *'}",
+            f"{each.reach:.4f}{'' if each.paired else ' †'}",
             f"{each.tolerance:.4f}",
             each.verdict,
         ]
@@ -128,8 +119,7 @@ def _complaint(each: Comparison | Limit) -> str:
         return ""
     return (
         f"{METRICS[each.name].title} went from {each.baseline:.4f} to {each.value:.4f}: "
-        f"{each.difference:+.4f}, with an interval from {each.low:+.4f} to {each.high:+.4f} "
-        f"and a tolerance of {each.tolerance:.4f}."
+        f"{each.difference:+.4f} ± {each.reach:.4f}, with a tolerance of {each.tolerance:.4f}."
     )
 
 

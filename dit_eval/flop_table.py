@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
+from rich.table import Table
+
 from dit_eval.dit import BLOCKS, DIT
 from dit_eval.flops import FlopCount, count_decoder, count_flops
 from dit_eval.published import published_gflops
+from dit_eval.terminal import dense_table, shown
 
 Format = Literal["text", "markdown", "csv", "json"]
 
+NAMES = ("model", "block")  # headings of what a row is about; the others are numbers
 STEPS = 250  # of the paper's sampler
 GUIDANCE = 2  # forward passes in a guided step
 CONVENTION = (
@@ -75,21 +79,25 @@ class FlopRow:
             "macs_per_guided_image": self.per_image(GUIDANCE),
         }
 
-    def cells(self) -> dict[str, str]:
-        """The row as text, by heading."""
-        giga = {name: f"{macs / 1e9:.3f}" for name, macs in self.count.by_operator.items()}
+    def names(self) -> dict[str, str]:
+        """What the row is about, by heading."""
+        return dict(zip(NAMES, (f"DiT-{self.model}", self.block), strict=True))
+
+    def costs(self) -> dict[str, str]:
+        """What it costs, by heading."""
         return {
-            "model": f"DiT-{self.model}",
-            "block": self.block,
             "params M": f"{self.count.params / 1e6:.1f}",
             "MACs G": f"{self.count.macs / 1e9:.2f}",
-            "FLOPs G": f"{self.count.flops / 1e9:.2f}",
-            **giga,
             "paper": "" if self.published is None else str(self.published),
             "diff.": "" if self.difference is None else f"{self.difference:+z.2f}",
+            "FLOPs G": f"{self.count.flops / 1e9:.2f}",
             "image T": f"{self.per_image(1) / 1e12:.2f}",
             "guided T": f"{self.per_image(GUIDANCE) / 1e12:.2f}",
         }
+
+    def kinds(self) -> dict[str, str]:
+        """Of what its MACs are made, in 1e9, by heading."""
+        return {name: f"{macs / 1e9:.3f}" for name, macs in self.count.by_operator.items()}
 
 
 def flop_rows(*, image_size: int = 256, block: str = "adaln-zero") -> list[FlopRow]:
@@ -112,7 +120,7 @@ def flop_rows(*, image_size: int = 256, block: str = "adaln-zero") -> list[FlopR
 
 
 def render(rows: Sequence[FlopRow], style: Format) -> str:
-    """The rows as aligned text or Markdown, with notes below, or as numbers in CSV or JSON."""
+    """The rows as tables in text or Markdown, with notes below, or as numbers in CSV or JSON."""
     notes = [CONVENTION, *filter(None, (row.note() for row in rows))]
     records = [row.record() for row in rows]
     if style == "json":
@@ -123,28 +131,36 @@ def render(rows: Sequence[FlopRow], style: Format) -> str:
         writer.writeheader()
         writer.writerows(records)
         return stream.getvalue().rstrip()
-    table = _aligned([row.cells() for row in rows], markdown=style == "markdown")
-    bullet = "- " if style == "markdown" else ""
-    return "\n".join([table, "", *(bullet + note for note in notes)])
+    return _markdown(rows, notes) if style == "markdown" else _text(rows, notes)
+
+
+def _text(rows: Sequence[FlopRow], notes: Sequence[str]) -> str:
+    """Two tables for 80 columns; what all rows have in common is said above them."""
+    names = [row.names() for row in rows]
+    common = [value for head, value in names[0].items() if all(each[head] == value for each in names)]
+    own = [{head: value for head, value in each.items() if value not in common} for each in names]
+    costs = [name | row.costs() for name, row in zip(own, rows, strict=True)]
+    kinds = [name | row.kinds() for name, row in zip(own, rows, strict=True)]
+    size = rows[0].image_size
+    title = f"{', '.join(common)}, images of {size}×{size}"
+    return shown(title, _table(costs), "MACs by kind, G", _table(kinds), *notes)
+
+
+def _table(rows: Sequence[dict[str, str]]) -> Table:
+    table = dense_table()
+    for head in rows[0]:
+        table.add_column(head, justify="left" if head in NAMES else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row.values())
+    return table
+
+
+def _markdown(rows: Sequence[FlopRow], notes: Sequence[str]) -> str:
+    cells = [row.names() | row.costs() | row.kinds() for row in rows]
+    rule = ["---" if head in NAMES else "---:" for head in cells[0]]
+    lines = [list(cells[0]), rule, *(list(row.values()) for row in cells)]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", *(f"- {note}" for note in notes)])
 
 
 def _rounded(macs: int, like: Decimal) -> Decimal:
     return (Decimal(macs) / 10**9).quantize(like)
-
-
-def _aligned(rows: Sequence[dict[str, str]], *, markdown: bool) -> str:
-    """Columns of equal width: the first two to the left, numbers to the right."""
-    headings = list(rows[0])
-    lines = [headings, *(list(row.values()) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = [
-        [
-            cell.ljust(w) if i < 2 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        ]
-        for line in lines
-    ]
-    if not markdown:
-        return "\n".join("  ".join(line).rstrip() for line in padded)
-    rule = ["-" * w if i < 2 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:]))

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from dit_eval.errors import ResultError
+from dit_eval.terminal import shown
 
 SCHEMA = 1
 # The numbers of a list, which stand in one line; a string in JSON holds no line break.
@@ -132,11 +132,7 @@ class Result:
 
     def table(self, width: int = 80, colour: bool = False) -> str:
         """The result for a terminal of `width` columns."""
-        console = Console(width=width, force_terminal=colour, no_color=not colour, highlight=False)
-        with console.capture() as capture:
-            console.print(self._numbers())
-            console.print(self._circumstances())
-        return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
+        return shown(self._numbers(), self._circumstances(), width=width, colour=colour)
 
     def _numbers(self) -> Table:
         title = f"FID-{short_count(self.samples['n'])}, protocol {self.protocol['name']}"

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from dit_eval.comparability import differences_from_papers
 from dit_eval.errors import ResultError
 from dit_eval.published import Published, architecture, published_results
 from dit_eval.results import Result, short_count
+from dit_eval.terminal import shown
 
 TITLE = "Class-conditional ImageNet 256×256, Peebles & Xie 2023, table 2"
 IMAGE_SIZE, NUM = 256, 50_000  # of the paper's rows
@@ -108,14 +108,8 @@ class Table2:
                     cells = (differences.get(name, "") for name in COLUMNS)
                     table.add_row("  less the paper's", "", *cells, style="dim")
             table.add_section()
-        console = Console(width=width, force_terminal=colour, no_color=not colour, highlight=False)
-        with console.capture() as capture:
-            console.print(table)
-            if self.protocol:
-                console.print(f"Ours by protocol {self.protocol}; n: images behind the FID.")
-            for sentence in self.reasons():
-                console.print(sentence)
-        return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
+        ours = [f"Ours by protocol {self.protocol}; n: images behind the FID."] if self.protocol else []
+        return shown(table, *ours, *self.reasons(), width=width, colour=colour)
 
 
 def table2(results: Sequence[Result]) -> Table2:

@@ -146,5 +146,5 @@ def test_weights_of_4_bits_and_8_steps_instead_of_250_are_red(
         assert all(each.paired for each in found.comparisons)
         record_property(name, {each.name: each.verdict for each in found.comparisons})
         fid = found.comparisons[0]
-        record_property(f"{name}, FID", f"{fid.baseline:.2f} to {fid.value:.2f}, at least {fid.low:+.2f}")
+        record_property(f"{name}, FID", f"{fid.baseline:.2f} to {fid.value:.2f}, ± {fid.reach:.2f}")
         assert not found.passed, name

@@ -276,6 +276,15 @@ def test_annotations_are_single_lines_that_a_runner_parses(tmp_path: Path) -> No
     assert "FID ↓ went from 5.0000 to 9.0000" in lines[0]
 
 
+def test_text_fits_80_columns_with_numbers_of_three_digits_unpaired(tmp_path: Path) -> None:
+    large = {"fid": 123.4567, "sfid": 609.8359, "inception_score": 278.2412}
+    a, b = written(tmp_path / "a.json", result(large)), written(tmp_path / "b.json", result())
+    rows = render(check(a, b), "text").splitlines()
+    assert max(len(row) for row in rows if str(tmp_path) not in row) <= 80
+    assert [row.split()[-1] for row in rows if "609.8359" in row] == ["worse"]
+    assert any(row.startswith("† Not paired") for row in rows)
+
+
 def test_markdown_has_a_row_for_each_metric_of_as_many_cells_as_its_head(tmp_path: Path) -> None:
     a = written(tmp_path / "a.json", result())
     rows = [line for line in render(check(a, a), "markdown").splitlines() if line.startswith("|")]
