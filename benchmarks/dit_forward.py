@@ -8,6 +8,7 @@ median of the rounds' ratios, above 1 where ours is faster. Outputs are compared
 
 from __future__ import annotations
 
+import copy
 import statistics
 import tempfile
 import time
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 from dit_eval.allocator import keep_freed_memory
 from dit_eval.dit import DIT, DiT, load_dit, model_name
 from dit_eval.dit.blocks import AdaLNZeroBlock
+from dit_eval.linear import Linear
 from dit_eval.sampling.guidance import shared_rows
 
 CLASSES = 1000
@@ -47,6 +49,7 @@ def ours(dit: DiT, labels: Tensor) -> Step:
 
 def straightforward(dit: DiT, labels: Tensor) -> Step:
     """The textbook's: softmax of q · kᵀ by itself, everything for every row of the doubled batch."""
+    dit = with_torchs_layers(dit)
     t = torch.full((2 * len(labels),), TIME, device=labels.device)
     y = torch.cat([labels, torch.full_like(labels, CLASSES)])
 
@@ -77,6 +80,18 @@ def straightforward(dit: DiT, labels: Tensor) -> Step:
         return torch.einsum("nhwpqc->nchpwq", x).reshape(len(x), -1, dit.input_size, dit.input_size)
 
     return step
+
+
+def with_torchs_layers(dit: DiT) -> DiT:
+    """The same weights in nn.Linear."""
+    dit = copy.deepcopy(dit)
+    for parent in list(dit.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Linear):
+                plain = nn.Linear(child.in_features, child.out_features, device="meta")
+                plain.load_state_dict(child.state_dict(), assign=True)
+                setattr(parent, name, plain)
+    return dit
 
 
 def theirs(model: DiTTransformer2DModel, labels: Tensor) -> Step:

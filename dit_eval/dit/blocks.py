@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dit_eval.linear import Linear
+
 MLP_RATIO = 4
 
 
@@ -24,7 +26,7 @@ def layer_norm(width: int, *, affine: bool) -> nn.LayerNorm:
 
 def modulation(width: int, parts: int) -> nn.Sequential:
     """(N, D) → (N, parts · D): the regression of shifts, scales and gates from the conditioning."""
-    return nn.Sequential(nn.SiLU(), nn.Linear(width, parts * width))
+    return nn.Sequential(nn.SiLU(), Linear(width, parts * width))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -38,8 +40,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, D) → (N, T, D)."""
@@ -54,9 +56,9 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(width, 2 * width)
-        self.proj = nn.Linear(width, width)
+        self.q = Linear(width, width)
+        self.kv = Linear(width, 2 * width)
+        self.proj = Linear(width, width)
 
     def condition(self, sequence: Tensor) -> Tensor:
         """(N, S, D) → keys and values (N, 2, heads, S, D / heads)."""
@@ -75,12 +77,12 @@ class MLP(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, MLP_RATIO * width)
-        self.fc2 = nn.Linear(MLP_RATIO * width, width)
+        self.fc1 = Linear(width, MLP_RATIO * width, gelu=True)
+        self.fc2 = Linear(MLP_RATIO * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, D) → (N, T, D)."""
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(self.fc1(x))
 
 
 class AdaLNZeroBlock(nn.Module):

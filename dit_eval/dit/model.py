@@ -10,12 +10,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dit_eval.dit.blocks import BLOCKS, AdaLNZeroBlock, layer_norm, modulate, modulation
 from dit_eval.dit.configs import DIT, DiTConfig, model_name
 from dit_eval.errors import UsageError
+from dit_eval.linear import Linear, linear
 
 MAX_PERIOD = 10_000
 FREQUENCIES = 256  # size of the sinusoidal embedding of t, before its MLP
@@ -52,7 +52,7 @@ class PatchEmbedder(nn.Module):
         """(N, C, H, W) → (N, T, D)."""
         x = x.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))  # (N, C, h, p, w, p)
         patches = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (N, T, C · p · p)
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        return linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class TimestepEmbedder(nn.Module):
@@ -60,7 +60,7 @@ class TimestepEmbedder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(Linear(FREQUENCIES, width), nn.SiLU(), Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
         """(N,) → (N, D)."""
@@ -86,7 +86,7 @@ class FinalLayer(nn.Module):
     def __init__(self, width: int, size: int, *, adaptive: bool) -> None:
         super().__init__()
         self.norm_final = layer_norm(width, affine=not adaptive)
-        self.linear = nn.Linear(width, size)
+        self.linear = Linear(width, size)
         self.adaLN_modulation = modulation(width, 2) if adaptive else None
 
     def condition(self, t: Tensor, y: Tensor) -> Tensor | None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dit_eval.errors import StatisticsError
+from dit_eval.linear import linear
 from dit_eval.metrics.shuffle import shuffles
 
 _PARTS = 10  # of the samples, among which recall is seen to vary
@@ -114,10 +115,8 @@ class _Points:
 
     def squared_distances(self, rows: slice, other: _Points, columns: slice) -> torch.Tensor:
         """‖u‖² - 2u·v + ‖v‖², not below 0: (rows, columns), float32."""
-        distances = torch.addmm(
-            self.norms[rows, None], self.features[rows], other.features[columns].T, alpha=-2
-        )
-        return distances.add_(other.norms[None, columns]).clamp_(min=0)
+        products = linear(self.features[rows], -2 * other.features[columns], other.norms[columns])
+        return products.add_(self.norms[rows, None]).clamp_(min=0)
 
 
 class _Float16Points(_Points):
@@ -140,7 +139,7 @@ class _Float16Points(_Points):
         if not (self.fits[rows.start // _ADM_BLOCK] and other.fits[columns.start // _ADM_BLOCK]):
             return super().squared_distances(rows, other, columns)
         u, v = self.features[rows].half().float(), other.features[columns].half().float()
-        distances = self.half_norms[rows, None] - 2 * (u @ v.T).half() + other.half_norms[None, columns]
+        distances = self.half_norms[rows, None] - 2 * linear(u, v).half() + other.half_norms[None, columns]
         return distances.clamp_(min=0).float()
 
 

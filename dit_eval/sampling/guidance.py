@@ -61,8 +61,7 @@ def shared_rows(labels: Tensor, null_class: int) -> tuple[Tensor, Tensor]:
     labels: (N,) int64. Each conditional image has a row of its own, all unconditional ones share one.
     """
     n = len(labels)
-    nulls = max(1, 4 - n)  # MKL multiplies two or three rows by a matrix more slowly than four
-    classes = torch.cat([labels, labels.new_full((nulls,), null_class)])
+    classes = torch.cat([labels, labels.new_full((1,), null_class)])
     rows = torch.arange(n, device=labels.device)
     return classes, torch.cat([rows, rows.new_full((n,), n)])
 

@@ -79,17 +79,18 @@ def test_the_output_depends_on_the_time_and_on_the_class(block):
 @pytest.mark.parametrize("block", BLOCKS)
 @torch.no_grad()
 def test_an_image_does_not_depend_on_its_neighbours(block):
-    model, (x, t, y) = tiny(block), inputs()
-    torch.testing.assert_close(model(x, t, y)[:1], model(x[:1], t[:1], y[:1]), rtol=1e-5, atol=1e-5)
+    model, (x, t, y) = tiny(block).double(), inputs()
+    x = x.double()
+    torch.testing.assert_close(model(x, t, y)[:1], model(x[:1], t[:1], y[:1]), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 @torch.no_grad()
 def test_images_of_one_time_and_class_may_share_their_conditioning(block):
-    model, (x, _, _) = tiny(block), inputs(3)
+    model, x = tiny(block).double(), inputs(3)[0].double()
     time, classes, rows = torch.tensor([400]), torch.tensor([3, 10]), torch.tensor([0, 1, 0])
     shared = model.denoise(x, model.condition(time, classes).take(rows))
-    torch.testing.assert_close(shared, model(x, time.expand(3), classes[rows]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(shared, model(x, time.expand(3), classes[rows]), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
