@@ -24,7 +24,7 @@ def test_the_table_takes_less_than_ten_seconds_of_work_and_warns_of_nothing():
     done = subprocess.run(command, cwd=CHECKOUT, env=alone, capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (done.returncode, done.stderr) == (0, "")
-    assert sum(line.startswith("DiT-") for line in done.stdout.splitlines()) == 12 * 2  # costs, kinds
+    assert sum(line.startswith(" DiT-") for line in done.stdout.splitlines()) == 12 * 2  # costs, kinds
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
 
 
