@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from dit_eval import assets
@@ -33,6 +35,14 @@ def registered(registry: Path, monkeypatch: pytest.MonkeyPatch):
     use_registry(registry, monkeypatch)
     yield
     assets.manifest.cache_clear()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def reproduce(out: Path, weights: Path, *more: object) -> Result:
@@ -95,28 +105,35 @@ def test_an_unknown_model_or_one_without_a_reference_is_one_sentence(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("registered")
 def test_two_ranks_make_the_same_batches_and_numbers(
-    golden_inception: Path, registry: Path, tmp_path: Path
+    golden_inception: Path, registry: Path, tmp_path: Path, one_thread: None
 ) -> None:
-    outs = {}
-    for ranks in (1, 2):
-        outs[ranks] = tmp_path / str(ranks)
-        arguments = ["--model", "tiny", "--num", "8", "--device", "cpu", "--inception", golden_inception]
-        # Without the bare --, torchrun takes our --num for an abbreviation of its own --numa-binding.
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        done = subprocess.run(
-            [*start, "-m", "--", "tests.e2e.reproduce", registry, *arguments, "--out", outs[ranks]],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("The report:") == 1
-        assert sorted(path.name for path in outs[ranks].iterdir()) == FILES
+    # Without the bare --, torchrun takes our --num for an abbreviation of its own --numa-binding.
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "--",
+    ]
+    options = ["--model", "tiny", "--num", "8", "--device", "cpu", "--inception", golden_inception]
+    done = subprocess.run(
+        [*launcher, "tests.e2e.reproduce", registry, *options, "--out", tmp_path / "2"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "DIT_EVAL_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("The report:") == 1
+    assert sorted(path.name for path in (tmp_path / "2").iterdir()) == FILES
+    reproduce(tmp_path / "1", golden_inception)
     for stem in STEMS:
-        one, two = (read_result(out / f"{stem}.result.json") for out in outs.values())
+        one, two = (read_result(tmp_path / ranks / f"{stem}.result.json") for ranks in "12")
         assert one.samples["digest"] == two.samples["digest"]
         assert one.metrics == pytest.approx(two.metrics, rel=1e-6)
         assert one.classes == two.classes

@@ -158,7 +158,7 @@ def small_disk(tmp_path):
 
 
 def test_full_disk_keeps_the_shards_and_the_same_command_goes_on(started, small_disk, tmp_path):
-    num = ["--num", 200]
+    num = ["--num", 100]
     assert finish(started(*num, out=tmp_path / "whole.npz"))[0] == 0
     process = started(*num, out=small_disk / "b.npz")
     folder = small_disk / "b.partial"
