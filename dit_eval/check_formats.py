@@ -19,14 +19,14 @@ def render(check: Check, style: Format) -> str:
     return FORMATS[style](check)
 
 
-def as_text(check: Check, width: int = 80) -> str:
+def as_text(check: Check) -> str:
     """An aligned table with the notes below."""
     table = dense_table()
     for heading in _HEADINGS:
         table.add_column(heading, justify="left" if heading in ("metric", "verdict") else "right")
     for row in _rows(check):
         table.add_row(*row)
-    return shown(_title(check), table, *check.notes, _outcome(check), width=width)
+    return shown(_title(check), table, *check.notes, _outcome(check))
 
 
 def as_markdown(check: Check) -> str:
