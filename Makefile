@@ -25,11 +25,11 @@ format: $(INSTALLED) ## rewrite to the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(INSTALLED) ## every tier of tests
-	$(BIN)/pytest
+test: unit ## every tier of tests
+	$(BIN)/pytest tests/oracle tests/e2e
 
 unit: $(INSTALLED) ## the tier that takes seconds
-	$(BIN)/pytest tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto tests/unit
 
 slow: $(INSTALLED) ## simulations of known truth: coverage of intervals, false alarms of the check
 	$(BIN)/pytest -m simulation

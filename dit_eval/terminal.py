@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.table import Table
 
 
-def shown(*parts: RenderableType, width: int = 80, colour: bool = False) -> str:
-    """The parts below one another, as text without trailing blanks; brackets in a file's name are kept."""
+def shown(*parts: str | Table, width: int = 80, colour: bool = False) -> str:
+    """Sentences and tables below one another; a file's name in a sentence is neither markup nor broken."""
     console = Console(
         width=width, force_terminal=colour, no_color=not colour, highlight=False, markup=False, emoji=False
     )
     with console.capture() as capture:
         for part in parts:
-            console.print(part)
+            if isinstance(part, str):
+                lines = fill(part, width, break_long_words=False, break_on_hyphens=False)
+                console.print(lines, soft_wrap=True)
+            else:
+                console.print(part)
     return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
 
 

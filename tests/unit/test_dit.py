@@ -33,6 +33,7 @@ def inputs(n: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("name", DIT)
+@torch.no_grad()
 def test_every_config_with_every_block_runs(name, block):
     with torch.device("meta"):
         model = build_dit(name, block=block).to("meta")

@@ -30,7 +30,9 @@ def exact_epsilon(schedule):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "options"), [(ddpm, {}), (ddim, {"eta": 0.0}), (ddim, {"eta": 1.0})], ids=str
+    ("sampler", "options"),
+    [(ddpm, {}), (ddim, {"eta": 0.0}), (ddim, {"eta": 1.0})],
+    ids=["ddpm", "ddim", "ddim, eta 1"],
 )
 def test_sampler_with_the_exact_denoiser_gives_the_distribution_of_the_data(sampler, options):
     schedule = diffusion_schedule(1000)

@@ -1,4 +1,4 @@
-"""What a terminal shows of names that look like rich's markup."""
+"""What a terminal shows of the names of files."""
 
 from dit_eval.terminal import dense_table, shown
 
@@ -11,4 +11,14 @@ def test_brackets_and_colons_in_a_files_name_are_shown_as_they_are() -> None:
         " runs[1]:smile:.npz",
         "",
         "[bold]x[/bold].npz",
+    ]
+
+
+def test_a_name_longer_than_a_line_is_one_word() -> None:
+    name = "/".join(["folder"] * 20)
+    assert shown(f"{name} against {name}.json, 500 images", width=40).splitlines() == [
+        name,
+        "against",
+        f"{name}.json,",
+        "500 images",
     ]
