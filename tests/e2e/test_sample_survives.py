@@ -55,7 +55,7 @@ def expected(weights, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_any_number_of_ranks_draws_the_same_bytes(weights, expected, tmp_path, ranks):
     assert start(tmp_path / "b.npz", weights, ranks=ranks).wait() == 0
     assert sha256(tmp_path / "b.npz") == expected
