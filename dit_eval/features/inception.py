@@ -7,7 +7,8 @@ from collections import OrderedDict
 from pathlib import Path
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
 
@@ -33,8 +34,8 @@ class Inception(nn.Module):
         _fold_batch_norm(network)
         layers = OrderedDict(network.named_children())
         del layers["fc"]
-        self.layers = nn.Sequential(layers)
-        self.layers.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)  # type: ignore[union-attr]
+        self.layers = _pool_last(nn.Sequential(layers))
+        self.layers.get_submodule("Mixed_6d.branch1x1").register_forward_hook(self._keep_spatial)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: torch.Tensor) -> Activations:
@@ -73,29 +74,63 @@ def _torch_fidelity_network(weights: dict[str, torch.Tensor]) -> FeatureExtracto
         ) from None
 
 
-class _ConvReLU(nn.Module):
-    """A convolution with its batch norm folded into it, and ReLU; on a CPU in one pass over the output."""
+class _Convolution(nn.Module):
+    """A convolution with its batch norm folded into it, and ReLU unless that comes later.
+
+    On a CPU it is oneDNN's own, as torch.compile would call it: ReLU inside, the same to the bit, and the
+    weights kept in the order in which oneDNN reads them, chosen when it first sees an input.
+    """
 
     def __init__(self, basic: BasicConv2d) -> None:
         super().__init__()
         self.conv = fuse_conv_bn_eval(basic.conv, basic.bn)
+        self.relu = True
+        self._ordered: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) → (N, C', H', W')."""
         conv = self.conv
         if x.device.type != "cpu" or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
-            return conv(x).relu_()
-        # oneDNN's convolution with ReLU inside, the same to the bit; what torch.compile would call
-        return torch.ops.mkldnn._convolution_pointwise(
-            *(x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups),
-            *("relu", [], ""),
-        )
+            return conv(x).relu_() if self.relu else conv(x)
+        how = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        if self._ordered is None:
+            self._ordered = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *how, x.shape)
+        activation = "relu" if self.relu else "none"
+        return torch.ops.mkldnn._convolution_pointwise(x, self._ordered, conv.bias, *how, activation, [], "")
 
 
 def _fold_batch_norm(module: nn.Module) -> None:
     """Make one layer of every convolution, batch norm and ReLU."""
     for name, child in module.named_children():
         if isinstance(child, BasicConv2d):
-            setattr(module, name, _ConvReLU(child))
+            setattr(module, name, _Convolution(child))
         else:
             _fold_batch_norm(child)
+
+
+class _Layers(fx.Tracer):
+    """What stays one node of the graph."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Ours and torch's; torch-fidelity's blocks are seen into."""
+        return isinstance(m, _Convolution) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _pool_last(layers: nn.Sequential) -> fx.GraphModule:
+    """Where a 1×1 convolution follows average pooling, let it go first: it leaves fewer channels to pool.
+
+    Both are linear and the weights of the average sum to 1, so they commute, bias included; ReLU stays last.
+    """
+    graph = _Layers().trace(layers)
+    for pool in graph.find_nodes(op="call_function", target=F.avg_pool2d):
+        (convolution,) = pool.users
+        layer = layers.get_submodule(convolution.target)
+        assert isinstance(layer, _Convolution)
+        layer.relu = False
+        convolution.update_arg(0, pool.args[0])
+        convolution.append(pool)
+        with graph.inserting_after(pool):
+            relu = graph.call_function(torch.relu_, (pool,))
+        convolution.replace_all_uses_with(relu)
+        pool.update_arg(0, convolution)
+    return fx.GraphModule(layers, graph)
