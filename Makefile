@@ -43,7 +43,7 @@ regression: $(INSTALLED) ## draw the bundled digits, measure them and check them
 demo: $(INSTALLED) ## the main job on small real input, end to end
 	$(BIN)/dit-eval demo
 
-bench: $(INSTALLED) ## the quick benchmarks, side by side with peers
+bench: $(INSTALLED) ## the evaluation side by side with its peers; benchmarks/ has the others
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python benchmarks/evaluate.py
 

@@ -22,7 +22,7 @@ from dit_eval.statistics import BatchStatistics
 Progress = Callable[[str, int, int], None]  # whose images, how many are done, how many there are
 
 STANDARD = "adm"  # the protocol where nobody names one
-_CACHE_VERSION = 3
+_CACHE_VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
