@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +13,9 @@ from dit_eval import assets
 from dit_eval.cli import main
 from dit_eval.errors import UsageError
 from dit_eval.results import read_result
+from tests.e2e.registered import torchrun
 from tests.registry import make_registry, use_registry
 
-ROOT = Path(__file__).resolve().parents[2]
 STEMS = ("cfg-1.00", "cfg-1.25", "cfg-1.50")
 FILES = sorted(
     ["report.html", *(f"{stem}{end}" for stem in STEMS for end in (".json", ".npz", ".result.json"))]
@@ -109,25 +106,9 @@ def test_an_unknown_model_or_one_without_a_reference_is_one_sentence(
 def test_two_ranks_make_the_same_batches_and_numbers(
     golden_inception: Path, registry: Path, tmp_path: Path, one_thread: None
 ) -> None:
-    # Without the bare --, torchrun takes our --num for an abbreviation of its own --numa-binding.
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "--",
-    ]
-    options = ["--model", "tiny", "--num", "8", "--device", "cpu", "--inception", golden_inception]
-    done = subprocess.run(
-        [*launcher, "tests.e2e.reproduce", registry, *options, "--out", tmp_path / "2"],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "DIT_EVAL_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    options = ["--model", "tiny", "--num", 8, "--device", "cpu", "--inception", golden_inception]
+    arguments = ["reproduce", "table2", *options, "--out", tmp_path / "2"]
+    done = torchrun(2, registry, *arguments, cache=tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("The report:") == 1
     assert sorted(path.name for path in (tmp_path / "2").iterdir()) == FILES

@@ -1,29 +1,28 @@
 """`dit-eval certify` where ADM's own program was run: case C in the place of the published files.
 
 Samples, reference and the network's weights come from a server on this machine; the published numbers are
-those that the original evaluator printed for them.
+those that the original evaluator printed for them; with one process and with two.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dit_eval import assets
-from tests.command import dit_eval
+from tests.e2e.registered import torchrun
 from tests.loopback import serving
 from tests.shared import shared
 
 RELATIVE = {"fid": 5e-6, "sfid": 5e-6, "inception_score": 1e-6}  # as in test_evaluator_golden
 
 
-@pytest.mark.simulation  # another minute for the numbers of test_evaluator_golden, by another door
-def test_the_numbers_that_adms_evaluator_printed_are_certified(
-    golden_inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def registry(golden_inception: Path, tmp_path: Path) -> Iterator[Path]:
     case = json.loads(shared("golden", "expected.json").read_text("utf-8"))["case_C"]
     published = {name: case["adm_evaluator"][name] for name in RELATIVE}
     tolerance = {name: share * published[name] for name, share in RELATIVE.items()}
@@ -38,8 +37,6 @@ def test_the_numbers_that_adms_evaluator_printed_are_certified(
     }
     shutil.copytree(assets.folder("reference_stats"), tmp_path / "reference_stats")
     (tmp_path / "models").mkdir()
-    monkeypatch.setattr(assets, "folder", lambda kind: tmp_path / kind)
-    out = tmp_path / "certificate.json"
     with serving({path: file.read_bytes() for path, file in files.items()}) as server:
         for manifest, name, path, more in (
             ("models/manifest.toml", "inception-2015-12-05", "/inception.safetensors", ""),
@@ -56,18 +53,26 @@ def test_the_numbers_that_adms_evaluator_printed_are_certified(
             (tmp_path / manifest).write_text(
                 f'[{name}]\nurls = ["{server.url}{path}"]\nsha256 = "{digest}"\n{more}', "utf-8"
             )
-        assets.manifest.cache_clear()
-        try:
-            run = dit_eval("certify", "--device", "cpu", "--out", out)
-        finally:
-            assets.manifest.cache_clear()
+        yield tmp_path
+
+
+@pytest.mark.simulation  # another minute for the numbers of test_evaluator_golden, by another door
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_numbers_that_adms_evaluator_printed_are_certified(
+    registry: Path, ranks: int, tmp_path: Path
+) -> None:
+    out = tmp_path / "certificate.json"
+    arguments = ["certify", "--device", "cpu", "--out", out]
+    run = torchrun(ranks, registry, *arguments, cache=tmp_path / "cache")
     assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.count("Every number holds.") == 1
     (batch,) = json.loads(out.read_text("utf-8"))["batches"]
-    assert batch["numbers"].keys() == published.keys()
+    assert len(batch["numbers"]) == len(RELATIVE) + 4  # precision and recall, exact and in float16
     assert batch["result"]["protocol"]["name"] == "adm"
     assert batch["result"]["protocol"]["weights"]["official"]
     sides = batch["result"]["samples"]["n"], batch["result"]["reference"]["n"]
     assert sides == (300, 300)
+    assert batch["result"]["environment"]["processes"] == ranks
 
 
 def lines(numbers: dict[str, float]) -> str:
