@@ -78,7 +78,7 @@ class _Convolution(nn.Module):
     """A convolution with its batch norm folded into it, and ReLU unless that comes later.
 
     On a CPU it is oneDNN's own, as torch.compile would call it: ReLU inside, the same to the bit, and the
-    weights kept in the order in which oneDNN reads them, chosen when it first sees an input.
+    weights kept in the order in which oneDNN reads them, which it chooses at the first input.
     """
 
     def __init__(self, basic: BasicConv2d) -> None:
@@ -126,6 +126,7 @@ def _pool_last(layers: nn.Sequential) -> fx.GraphModule:
         (convolution,) = pool.users
         layer = layers.get_submodule(convolution.target)
         assert isinstance(layer, _Convolution)
+        assert layer.conv.kernel_size == (1, 1)
         layer.relu = False
         convolution.update_arg(0, pool.args[0])
         convolution.append(pool)
