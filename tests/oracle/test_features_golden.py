@@ -12,6 +12,7 @@ import torch_fidelity.feature_extractor_inceptionv3 as theirs
 
 from dit_eval.batches import open_images
 from dit_eval.features.extract import Extractor, Features
+from dit_eval.features.network import read_weights
 from dit_eval.features.protocols import PROTOCOLS
 from dit_eval.features.resize import tf1_bilinear
 from tests.shared import shared
@@ -52,12 +53,13 @@ def test_probabilities_are_those_of_the_tensorflow_evaluator(ours: dict[int, Fea
 
 
 def test_features_stay_within_1e_5_of_torch_fidelitys_network_in_float64(
-    ours: dict[int, Features], golden_inception: Path
+    ours: dict[int, Features], golden_inception: Path, tmp_path: Path
 ) -> None:
     """On the same resized images: theirs is layer by layer as written, ours folds, fuses and reorders."""
     images = np.concatenate(list(open_images(shared("golden", "caseA_256.npz")).blocks(24)))
     resized = tf1_bilinear(torch.from_numpy(images)).double() * 128 + 128  # in pixels, exactly
-    network = theirs.FeatureExtractorInceptionV3("exact", ["2048"], str(golden_inception)).double()
+    torch.save(read_weights(golden_inception), tmp_path / "weights.pth")
+    network = theirs.FeatureExtractorInceptionV3("", ["2048"], str(tmp_path / "weights.pth")).double()
     network.feature_extractor_internal_dtype = torch.float64  # its argument "float64" means float32
     spatial = []
     network.Mixed_6d.branch1x1.register_forward_hook(lambda _, __, y: spatial.append(y[:, :7]))
