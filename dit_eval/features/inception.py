@@ -14,6 +14,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExt
 
 from dit_eval.errors import AssetError
 from dit_eval.features.network import Activations, read_weights
+from dit_eval.linear import linear
 
 _SPATIAL_CHANNELS = 7
 
@@ -41,8 +42,9 @@ class Inception(nn.Module):
     def forward(self, x: torch.Tensor) -> Activations:
         """One pass over a resized batch."""
         pool = self.layers(x).flatten(1)
-        probabilities = torch.softmax(pool @ self.classifier.T, dim=1)
-        return Activations(pool, self._spatial, probabilities)
+        rows = pool.expand(max(len(pool), 2), -1)  # a lone one would be summed in another order
+        logits = linear(rows, self.classifier)[: len(pool)]
+        return Activations(pool, self._spatial, torch.softmax(logits, dim=1))
 
     def _keep_spatial(self, _layer: nn.Module, _inputs: object, output: torch.Tensor) -> None:
         self._spatial = output[:, :_SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)

@@ -19,11 +19,13 @@ def tf1_bilinear(images: torch.Tensor) -> torch.Tensor:
     Output pixel i samples at i·(H/299): no half-pixel centres, no antialiasing, neighbours clamped at the
     border. That is torch's corner-aligned grid of an image one repeated pixel larger, from H+1 to 300,
     less its last row and column: scale H/299, in float32 as in TensorFlow. Scaling first is exact on
-    integers and cheaper on the smaller image.
+    integers and cheaper on the smaller image. Each plane is an image of its own: of three channels together
+    torch rounds otherwise with one thread than with several.
     """
-    x = F.pad(no_resize(images), (0, 1, 0, 1), mode="replicate")
-    x = F.interpolate(x, size=(SIDE + 1, SIDE + 1), mode="bilinear", align_corners=True)
-    return x[:, :, :SIDE, :SIDE]
+    planes = no_resize(images).flatten(0, 1)[:, None]
+    planes = F.pad(planes, (0, 1, 0, 1), mode="replicate")
+    planes = F.interpolate(planes, size=(SIDE + 1, SIDE + 1), mode="bilinear", align_corners=True)
+    return planes[:, 0, :SIDE, :SIDE].unflatten(0, (-1, 3))
 
 
 def clean_fid_bicubic(images: torch.Tensor) -> torch.Tensor:

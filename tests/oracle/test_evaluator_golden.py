@@ -16,7 +16,7 @@ import torch
 
 from dit_eval.batches import open_images
 from dit_eval.evaluate import evaluate, make_reference
-from dit_eval.features.extract import Extractor
+from dit_eval.features.extract import Extractor, Features
 from dit_eval.features.protocols import PROTOCOLS
 from dit_eval.npz import write_npz
 from dit_eval.results import Result
@@ -114,32 +114,43 @@ def test_a_reference_that_we_make_gives_the_numbers_of_its_images(
         assert again.metrics[name] == pytest.approx(value, rel=1e-6), name
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_features_do_not_depend_on_the_batch_size(
-    files: tuple[Path, Path], golden_inception: Path, batch_size: int
+@pytest.fixture(scope="module")
+def together(files: tuple[Path, Path], golden_inception: Path) -> Features:
+    """The first 20 images at once."""
+    extractor = Extractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))
+    return extractor(next(open_images(files[0]).blocks(20)))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "threads"), [(1, 1), (1, 2), (7, 1), (7, 2), (7, 3), (64, 1), (64, 2)]
+)
+def test_features_depend_neither_on_the_batch_size_nor_on_the_threads(
+    files: tuple[Path, Path], golden_inception: Path, together: Features, batch_size: int, threads: int
 ) -> None:
     """Equal to the bit on the CPU, so FID is equal to 1e-6 and better."""
     extractor = Extractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))
-    images = open_images(files[0])
-    together = extractor(next(images.blocks(20)))
-    blocks = list(extractor.stream(images, batch_size, 0, 20))
-    assert (np.concatenate([block.pool for block in blocks]) == together.pool).all()
-    assert (np.concatenate([block.spatial for block in blocks]) == together.spatial).all()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        blocks = list(extractor.stream(open_images(files[0]), batch_size, 0, 20))
+    finally:
+        torch.set_num_threads(before)
+    for found, expected in zip(zip(*blocks, strict=True), together, strict=True):
+        assert (np.concatenate(found) == expected).all()
 
 
 def test_two_processes_give_the_numbers_of_one(
     files: tuple[Path, Path], golden_inception: Path, result: Result, tmp_path: Path
 ) -> None:
-    """With as many threads in each, what is left is the order of float64 sums."""
+    """What is left is the order of float64 sums."""
     out = tmp_path / "two.json"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = ["-m", "dit_eval", "fid", *map(str, files), "--inception", str(golden_inception)]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "OMP_WAIT_POLICY": "passive"}
     run = subprocess.run(
         [*launcher, *command, "--no-cache", "--device", "cpu", "--json", str(out)],
         capture_output=True,
         text=True,
-        env={**os.environ, **threads},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stderr
     two = Result.from_json(out.read_text())

@@ -32,6 +32,18 @@ def test_bilinear_is_tensorflow_1s(size: tuple[int, int]) -> None:
     assert np.abs(found - by_definition(images)).max() < 1e-6
 
 
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_bilinear_is_the_same_with_any_number_of_threads(n: int) -> None:
+    images = torch.from_numpy(RNG.integers(0, 256, (n, 64, 64, 3), dtype=np.uint8))
+    before = torch.get_num_threads()
+    resized = []
+    for threads in (1, 2, 3, 8):
+        torch.set_num_threads(threads)
+        resized.append(tf1_bilinear(images))
+    torch.set_num_threads(before)
+    assert all(torch.equal(each, resized[0]) for each in resized)
+
+
 def test_299_pixels_are_left_alone() -> None:
     images = RNG.integers(0, 256, (1, 299, 299, 3), dtype=np.uint8)
     expected = (images.astype(np.float32) - 128) / 128
