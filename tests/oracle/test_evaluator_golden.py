@@ -127,7 +127,7 @@ def together(files: tuple[Path, Path], golden_inception: Path) -> Features:
 def test_features_depend_neither_on_the_batch_size_nor_on_the_threads(
     files: tuple[Path, Path], golden_inception: Path, together: Features, batch_size: int, threads: int
 ) -> None:
-    """Equal to the bit on the CPU, so FID is equal to 1e-6 and better."""
+    """Equal to the bit on the CPU, so FID is equal to 1e-6 and better; only probabilities may round."""
     extractor = Extractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -135,8 +135,10 @@ def test_features_depend_neither_on_the_batch_size_nor_on_the_threads(
         blocks = list(extractor.stream(open_images(files[0]), batch_size, 0, 20))
     finally:
         torch.set_num_threads(before)
-    for found, expected in zip(zip(*blocks, strict=True), together, strict=True):
-        assert (np.concatenate(found) == expected).all()
+    apart = Features(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
+    assert (apart.pool == together.pool).all()
+    assert (apart.spatial == together.spatial).all()
+    assert np.abs(apart.probabilities - together.probabilities).max() <= 5e-6  # torch 2.15: equal; 2.11: 1e-6
 
 
 def test_two_processes_give_the_numbers_of_one(
