@@ -27,13 +27,13 @@ _CHUNK = 1 << 22
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature … length of name, length of extra field
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
-# What the standard library and numpy raise on damaged archives and headers.
+# What the standard library and numpy raise on damaged archives and headers (zipfile's refusals of a method or
+# version are RuntimeErrors).
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
     EOFError,
-    NotImplementedError,
     OSError,
     OverflowError,
     RuntimeError,
