@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from dit_eval.linear import linear
+from dit_eval.runtime.onednn import linear
 
 RESULTS = Path(__file__).parent / "results"
 

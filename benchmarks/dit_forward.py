@@ -24,10 +24,10 @@ from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DMod
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dit_eval.allocator import keep_freed_memory
 from dit_eval.dit import DIT, DiT, load_dit, model_name
 from dit_eval.dit.blocks import AdaLNZeroBlock
-from dit_eval.linear import Linear
+from dit_eval.runtime.malloc import keep_freed_memory
+from dit_eval.runtime.onednn import Linear
 from dit_eval.sampling.guidance import shared_rows
 
 CLASSES = 1000
@@ -54,11 +54,13 @@ def straightforward(dit: DiT, labels: Tensor) -> Step:
     y = torch.cat([labels, torch.full_like(labels, CLASSES)])
 
     def attention(block: AdaLNZeroBlock, x: Tensor) -> Tensor:
-        n, tokens, width = x.shape
-        heads = block.attn.heads
-        q, k, v = block.attn.qkv(x).view(n, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
-        weights = torch.softmax(q @ k.transpose(-2, -1) * (width // heads) ** -0.5, dim=-1)
-        return block.attn.proj((weights @ v).transpose(1, 2).reshape(n, tokens, width))
+        n, tokens, hidden_size = x.shape
+        num_heads = block.attn.num_heads
+        q, k, v = (
+            block.attn.qkv(x).view(n, tokens, 3, num_heads, hidden_size // num_heads).permute(2, 0, 3, 1, 4)
+        )
+        weights = torch.softmax(q @ k.transpose(-2, -1) * (hidden_size // num_heads) ** -0.5, dim=-1)
+        return block.attn.proj((weights @ v).transpose(1, 2).reshape(n, tokens, hidden_size))
 
     def modulated(x: Tensor, norm: nn.Module, shift: Tensor, scale: Tensor) -> Tensor:
         return norm(x) * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
@@ -68,15 +70,19 @@ def straightforward(dit: DiT, labels: Tensor) -> Step:
         c = dit.t_embedder(t) + dit.y_embedder(y)
         for block in dit.blocks:
             assert isinstance(block, AdaLNZeroBlock)
-            shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(c).chunk(6, dim=1)
-            x = x + gate1.unsqueeze(1) * attention(block, modulated(x, block.norm1, shift1, scale1))
-            hidden = F.gelu(block.mlp.fc1(modulated(x, block.norm2, shift2, scale2)), approximate="tanh")
-            x = x + gate2.unsqueeze(1) * block.mlp.fc2(hidden)
+            shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = block.adaLN_modulation(c).chunk(
+                6, dim=1
+            )
+            x = x + gate_msa.unsqueeze(1) * attention(block, modulated(x, block.norm1, shift_msa, scale_msa))
+            hidden = F.gelu(
+                block.mlp.fc1(modulated(x, block.norm2, shift_mlp, scale_mlp)), approximate="tanh"
+            )
+            x = x + gate_mlp.unsqueeze(1) * block.mlp.fc2(hidden)
         last = dit.final_layer
         assert last.adaLN_modulation is not None
         x = last.linear(modulated(x, last.norm_final, *last.adaLN_modulation(c).chunk(2, dim=1)))
-        side, patch = dit.input_size // dit.config.patch, dit.config.patch
-        x = x.view(len(x), side, side, patch, patch, dit.out_channels)
+        side, patch_size = dit.input_size // dit.config.patch_size, dit.config.patch_size
+        x = x.view(len(x), side, side, patch_size, patch_size, dit.out_channels)
         return torch.einsum("nhwpqc->nchpwq", x).reshape(len(x), -1, dit.input_size, dit.input_size)
 
     return step
@@ -110,14 +116,14 @@ def same_weights(name: str, device: str) -> tuple[DiT, DiTTransformer2DModel]:
     config = DIT[name]
     torch.manual_seed(0)
     model = DiTTransformer2DModel(
-        num_attention_heads=config.heads,
-        attention_head_dim=config.width // config.heads,
+        num_attention_heads=config.num_heads,
+        attention_head_dim=config.hidden_size // config.num_heads,
         in_channels=4,
         out_channels=8,
         num_layers=config.depth,
         num_embeds_ada_norm=CLASSES,
         sample_size=32,
-        patch_size=config.patch,
+        patch_size=config.patch_size,
         norm_eps=1e-6,
     ).eval()
     embedders = [module for module in model.modules() if isinstance(module, CombinedTimestepLabelEmbeddings)]

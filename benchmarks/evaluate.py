@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from common import keep, matmul_rate
 
-from dit_eval import assets
-from dit_eval.allocator import keep_freed_memory
-from dit_eval.features.extract import Extractor
+from dit_eval.features.extractor import FeatureExtractor
 from dit_eval.features.protocols import PROTOCOLS
+from dit_eval.io import assets
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.gaussian import Gaussian
 from dit_eval.metrics.precision_recall import precision_recall
+from dit_eval.runtime.malloc import keep_freed_memory
 
 Work = Callable[[], np.ndarray]  # one round of the task; what it returns is compared
 Contestant = Callable[..., Work]  # prepares in its own process
@@ -48,8 +48,8 @@ def images(n: int) -> np.ndarray:
 
 
 def ours_features(n: int, weights: Path) -> Work:
-    extractor, batch = Extractor(PROTOCOLS["adm"], weights, torch.device("cpu")), images(n)
-    keep_freed_memory()  # as `Extractor.stream` does, from its first batch to its last
+    extractor, batch = FeatureExtractor(PROTOCOLS["adm"], weights, torch.device("cpu")), images(n)
+    keep_freed_memory()  # as `FeatureExtractor.stream` does, from its first batch to its last
     return lambda: extractor(batch).pool
 
 

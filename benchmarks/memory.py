@@ -22,9 +22,9 @@ from common import keep
 from torch import nn
 
 from dit_eval.cli import run
-from dit_eval.features.extract import NETWORKS
+from dit_eval.features.extractor import NETWORKS
 from dit_eval.features.inception import Activations
-from dit_eval.npz import Rows, write_npz
+from dit_eval.io.npz import Rows, write_npz
 
 SIDE = 256
 CHILD = "child"

@@ -1,4 +1,4 @@
-"""Whole guided chains, noise to images: ours against the straightforward loop and diffusers' DiTPipeline.
+"""Guided sampling from noise to images: ours against the straightforward loop and diffusers' DiTPipeline.
 
     python benchmarks/sample.py --model S/8 --model S/2 --images 4 --steps 5
     python benchmarks/sample.py --model XL/2 --images 64 --steps 20 --device cuda --precision bf16 --compile
@@ -28,12 +28,12 @@ from dit_forward import CLASSES, same_weights
 from dit_forward import straightforward as plain_forward
 from torch import Tensor
 
-from dit_eval.allocator import keep_freed_memory
 from dit_eval.dit import DiT, model_name
-from dit_eval.sampling.chains import Chains
-from dit_eval.sampling.decode import vae_decoder
-from dit_eval.sampling.network import PRECISIONS, matmul_precision
-from dit_eval.sampling.plan import Plan
+from dit_eval.generation.batch_sampler import BatchSampler
+from dit_eval.generation.decode import vae_decoder
+from dit_eval.generation.plan import Plan
+from dit_eval.runtime.malloc import keep_freed_memory
+from dit_eval.runtime.precision import PRECISIONS, matmul_precision
 from dit_eval.sampling.schedules import diffusion_schedule
 
 SCALE = 1.5
@@ -47,12 +47,12 @@ def small_vae() -> AutoencoderKL:
     return AutoencoderKL(**shape).eval()
 
 
-def ours(chains: Chains, vae: AutoencoderKL, images: int) -> Draw:
+def ours(batch_sampler: BatchSampler, vae: AutoencoderKL, images: int) -> Draw:
     """As `dit-eval sample` draws a batch."""
     decoder = vae_decoder(vae, scale=0.18215, name="small")
 
     def draw() -> np.ndarray:
-        samples = chains.draw(np.arange(images), tell=lambda share: None)
+        samples = batch_sampler.draw(np.arange(images), tell=lambda share: None)
         return decoder.decode(samples).cpu().numpy()
 
     return draw
@@ -132,16 +132,16 @@ def main(
     compiled: bool,
     device: str,
 ) -> None:
-    """Time whole chains and keep the result as CSV."""
+    """Time whole batch_sampler and keep the result as CSV."""
     keep_freed_memory()  # for all of them: the setting is the process's
     place = torch.device(device)
     rows = []
     for model in map(model_name, models):
         dit, peer = same_weights(model, device)
         vae = small_vae().to(device)  # type: ignore[arg-type]
-        chains = Chains(dit, plan_of(images, steps, precision, compiled, device))
+        batch_sampler = BatchSampler(dit, plan_of(images, steps, precision, compiled, device))
         draws = {
-            "ours": ours(chains, vae, images),
+            "ours": ours(batch_sampler, vae, images),
             "straightforward": straightforward(dit, vae, images, f"ddim{steps}", device),
             "diffusers": theirs(peer, vae, images, steps),
         }
@@ -149,7 +149,7 @@ def main(
         with torch.inference_mode(), matmul_precision(mode, place):
             rate = matmul_rate(torch.bfloat16 if precision == "bf16" else torch.float32, place)
             times = measure(model, draws, rounds)
-        work = images * steps * 2 * chains.count_flops().flops
+        work = images * steps * 2 * batch_sampler.count_flops().flops
         for name, taken in times.items():
             rows.append(
                 {

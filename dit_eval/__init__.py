@@ -1,49 +1,35 @@
-"""dit-eval: the numbers by which diffusion transformers are judged.
+"""Evaluation of diffusion transformers: FID, sFID, inception score, precision and recall.
 
-Names are loaded when they are first used, so that `import dit_eval` stays instant and has no side effect.
+The public names are loaded on first use, so that `import dit_eval` is instant and does not import torch.
 """
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from dit_eval.version import __version__
+
 if TYPE_CHECKING:
-    from dit_eval.check import check
-    from dit_eval.evaluate import evaluate
-    from dit_eval.flops import FlopCount, count_flops
-    from dit_eval.generate import generate
-    from dit_eval.results import Result
+    from dit_eval.cost.counter import FlopCount, count_flops
+    from dit_eval.evaluation.pipeline import evaluate
+    from dit_eval.generation.pipeline import generate
+    from dit_eval.results.check import check
+    from dit_eval.results.result import Result
 
-__version__ = "0.1.0"
-
-_HOME = {
-    "FlopCount": "dit_eval.flops",
-    "Result": "dit_eval.results",
-    "check": "dit_eval.check",
-    "count_flops": "dit_eval.flops",
-    "evaluate": "dit_eval.evaluate",
-    "generate": "dit_eval.generate",
+_MODULES = {
+    "FlopCount": "dit_eval.cost.counter",
+    "Result": "dit_eval.results.result",
+    "check": "dit_eval.results.check",
+    "count_flops": "dit_eval.cost.counter",
+    "evaluate": "dit_eval.evaluation.pipeline",
+    "generate": "dit_eval.generation.pipeline",
 }
 
 __all__ = ["FlopCount", "Result", "__version__", "check", "count_flops", "evaluate", "generate"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'dit_eval' has no attribute {name!r}")
-
-
-class _Package(ModuleType):
-    """`evaluate` and `generate` name a module and its function: importing the one leaves the other here."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HOME and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

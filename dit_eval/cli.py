@@ -10,8 +10,6 @@ import sys
 
 import click
 
-from dit_eval import __version__
-from dit_eval.assets import downloads_shown
 from dit_eval.commands.certify import certify
 from dit_eval.commands.check import check
 from dit_eval.commands.demo import demo
@@ -26,6 +24,8 @@ from dit_eval.commands.sample import sample
 from dit_eval.commands.stats import stats
 from dit_eval.commands.table2 import reproduce, table
 from dit_eval.errors import DitEvalError
+from dit_eval.io.assets import downloads_shown
+from dit_eval.version import __version__
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

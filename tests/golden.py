@@ -41,7 +41,10 @@ def golden_model(name: str) -> DiT:
     """The model of case D called `name` ("small" or "S8"), with its frozen weights."""
     facts = recipe().CONFIGS[name]
     config = DiTConfig(
-        depth=facts["depth"], width=facts["hidden_size"], heads=facts["num_heads"], patch=facts["patch_size"]
+        depth=facts["depth"],
+        hidden_size=facts["hidden_size"],
+        num_heads=facts["num_heads"],
+        patch_size=facts["patch_size"],
     )
     model = build_dit(
         config,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dit_eval.results import Result
+from dit_eval.results.result import Result
 
 METRICS = {"fid": 9.6, "sfid": 6.8, "inception_score": 121.6, "precision": 0.674, "recall": 0.668}
 

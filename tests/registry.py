@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dit_eval import assets
+from dit_eval.io import assets
 from tests.tiny import CONFIG, save_tiny
 
 REFERENCE_N = 6

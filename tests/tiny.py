@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from dit_eval.dit import DiT, DiTConfig, build_dit
 from dit_eval.sampling.schedules import diffusion_schedule
 
-CONFIG = DiTConfig(depth=2, width=64, heads=2, patch=2)
+CONFIG = DiTConfig(depth=2, hidden_size=64, num_heads=2, patch_size=2)
 CLASSES = 10
 TINY_VAE = {  # for diffusers' AutoencoderKL: two image pixels to a latent one, along a side
     "block_out_channels": [8, 8],

@@ -14,8 +14,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from dit_eval.npz import write_npz
-from dit_eval.sampling.decode import PIXELS
+from dit_eval.generation.decode import PIXELS
+from dit_eval.io.npz import write_npz
 
 LEVELS = 17  # of grey
 

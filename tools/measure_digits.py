@@ -18,15 +18,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from train_digits import BATCH, CLASSES, CONFIG, LOSSES
 
-from dit_eval import assets
 from dit_eval.dit import build_dit
-from dit_eval.evaluate import evaluate
-from dit_eval.generate import generate
-from dit_eval.measure import Measurer, load_measurer
+from dit_eval.evaluation.extraction import FeatureExtraction, load_extraction
+from dit_eval.evaluation.pipeline import evaluate
+from dit_eval.generation.pipeline import generate
+from dit_eval.io import assets
+from dit_eval.io.npz import members, write_npz
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.gaussian import Gaussian, Moments
 from dit_eval.metrics.memorisation import share_of_copies
-from dit_eval.npz import members, write_npz
 
 GUIDANCE = (1.0, 1.25, 1.5)
 HALVES = 20  # random cuts of the data
@@ -45,14 +45,14 @@ WAYS: dict[str, tuple[str, dict[str, Any], int]] = {  # model, how it is sampled
 @click.argument("names", nargs=-1, type=click.Choice(list(LOSSES)))
 def main(folder: Path, names: tuple[str, ...]) -> None:
     """Draw as many digits as there are real ones with NAMES (default: all), measure them, write the cards."""
-    measurer = load_measurer("digits", device="cpu")
+    extraction = load_extraction("digits", device="cpu")
     real = members(assets.fetch(assets.lookup("reference_stats", "digits")))["arr_0"].read()
     for name in names or LOSSES:
         own = folder / name
         own.mkdir(parents=True, exist_ok=True)
-        measured = {"num": len(real), "guidance": _guidance(name, own, measurer, real)}
+        measured = {"num": len(real), "guidance": _guidance(name, own, extraction, real)}
         if name == "digits":
-            measured["baselines"] = _baselines(own, measurer, real)
+            measured["baselines"] = _baselines(own, extraction, real)
             measured["training"] = {each: _training(name, each) for each in (name, "features")}
         else:
             measured["evaluations"] = _evaluations(own, len(real))
@@ -63,14 +63,14 @@ def main(folder: Path, names: tuple[str, ...]) -> None:
         click.echo(home / "README.md")
 
 
-def _guidance(name: str, folder: Path, measurer: Measurer, real: np.ndarray) -> dict[str, Any]:
+def _guidance(name: str, folder: Path, extraction: FeatureExtraction, real: np.ndarray) -> dict[str, Any]:
     """The numbers at each guidance scale, with the model's own sampler and steps."""
     measured = {}
     for cfg in GUIDANCE:
         batch = generate(name, cfg=cfg, num=len(real), out=folder / f"cfg-{cfg:.2f}.npz", device="cpu")
         arrays = members(batch)
         images, labels = arrays["arr_0"].read(), arrays["arr_1"].read()
-        seen = measurer.extractor(images).probabilities.argmax(axis=1)
+        seen = extraction.extractor(images).probabilities.argmax(axis=1)
         measured[f"{cfg:.2f}"] = {
             **{metric: round(value, 4) for metric, value in _metrics(batch).items()},
             "as_labelled": round(float((seen == labels).mean()), 4),
@@ -80,9 +80,9 @@ def _guidance(name: str, folder: Path, measurer: Measurer, real: np.ndarray) -> 
     return measured
 
 
-def _baselines(folder: Path, measurer: Measurer, real: np.ndarray) -> dict[str, float]:
+def _baselines(folder: Path, extraction: FeatureExtraction, real: np.ndarray) -> dict[str, float]:
     """FID, by what is compared with the digits."""
-    features = measurer.extractor(real).pool
+    features = extraction.extractor(real).pool
     halves = []
     for seed in range(HALVES):
         order = np.random.default_rng(seed).permutation(len(real))

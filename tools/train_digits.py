@@ -20,7 +20,7 @@ from training_run import TrainingRun
 
 from dit_eval.dit import DiTConfig, build_dit
 
-CONFIG = DiTConfig(depth=6, width=96, heads=3, patch=2)
+CONFIG = DiTConfig(depth=6, hidden_size=96, num_heads=3, patch_size=2)
 CLASSES = 10
 BATCH = 128
 RATE = 1e-3

@@ -11,7 +11,7 @@ import click
 
 from dit_eval.commands import options
 from dit_eval.commands.progress import progress_bar
-from dit_eval.results import write_text
+from dit_eval.results.result import write_text
 
 
 @click.command()
@@ -33,7 +33,9 @@ def certify(context: click.Context, out: Path, **settings: Any) -> None:
     Downloads them, their references and the Inception weights; interrupted, the same command goes on. OUT
     says what was found, in which files, with which versions. Exit 1 if a number is off.
     """
-    from dit_eval.certify import certify as run_certify  # torch loads here, so --help stays instant
+    from dit_eval.diagnostics.certify import (
+        certify as run_certify,  # torch loads here, so --help stays instant
+    )
 
     certificate = run_certify(measuring=partial(progress_bar, "images"), **settings)
     if certificate is None:  # a rank other than 0

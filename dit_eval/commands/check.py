@@ -12,7 +12,7 @@ from dit_eval.commands import options
 from dit_eval.errors import UsageError
 
 if TYPE_CHECKING:
-    from dit_eval.check_formats import Format
+    from dit_eval.results.check_formats import Format
 
 
 @click.command()
@@ -64,9 +64,9 @@ def check(
     [tool.dit-eval.check] in pyproject.toml: baseline, max-gflops, min-speed and a table of tolerances. Two
     results that do not measure the same thing are refused.
     """
-    from dit_eval.check import Tolerance, settings, update_baseline  # numpy loads here
-    from dit_eval.check import check as run_check
-    from dit_eval.check_formats import as_markdown, render
+    from dit_eval.results.check import Tolerance, settings, update_baseline  # numpy loads here
+    from dit_eval.results.check import check as run_check
+    from dit_eval.results.check_formats import as_markdown, render
 
     chosen = settings(Path.cwd())
     if baseline is None and published is None and "baseline" in chosen:

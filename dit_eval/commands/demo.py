@@ -10,7 +10,7 @@ import click
 from dit_eval.commands import options
 from dit_eval.commands.progress import progress_bar, sampling_bar
 from dit_eval.commands.table2 import print_table
-from dit_eval.results import Result
+from dit_eval.results.result import Result
 
 _NEXT = """
 The same for ImageNet, on GPUs; it downloads DiT-XL/2, its VAE, the Inception and ADM's reference:
@@ -33,9 +33,9 @@ def demo(out: Path, device: str) -> None:
     results, pictures of the samples and the report. Nothing is downloaded. Interrupted, the same command goes
     on.
     """
-    from dit_eval.grid import draw_grid  # torch loads here, so --help stays instant
+    from dit_eval.diagnostics.reproduce import measure_guidance
+    from dit_eval.generation.grid import draw_grid  # torch loads here, so --help stays instant
     from dit_eval.report.page import write_report
-    from dit_eval.reproduce import measure_guidance
 
     click.echo("Drawing digits with two models at three guidance scales: a minute on two cores.", err=True)
     bars = {"drawing": sampling_bar, "measuring": partial(progress_bar, "images")}

@@ -30,16 +30,16 @@ def doctor(
     Order, duplicates, traces of JPEG, NaN and others; REF, a file or a registered name, says what is usual.
     Exit 1 if there is a fault that makes the numbers wrong.
     """
-    from dit_eval.doctor import diagnose  # torch loads here, so --help stays instant
-    from dit_eval.measure import load_measurer
-    from dit_eval.references import open_reference
+    from dit_eval.diagnostics.doctor import diagnose  # torch loads here, so --help stays instant
+    from dit_eval.evaluation.extraction import load_extraction
+    from dit_eval.evaluation.references import open_reference
 
     usual = open_reference(reference, offline=settings["offline"]) if reference else None
-    measurer = None
+    extraction = None
     if not pixels_only:
-        measurer = load_measurer(protocol or (usual.protocol if usual else None), **settings)
+        extraction = load_extraction(protocol or (usual.protocol if usual else None), **settings)
     with progress_bar("images") as progress:
-        found = diagnose(batch, usual, measurer, progress)
+        found = diagnose(batch, usual, extraction, progress)
     for each in found:
         click.echo(f"{'wrong' if each.bad else 'doubtful'}: {each.name}: {each.what}.")
         click.echo(f"    effect: {each.effect}.")

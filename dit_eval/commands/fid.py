@@ -11,7 +11,7 @@ import click
 from dit_eval.commands import options
 from dit_eval.commands.progress import progress_bar
 from dit_eval.errors import UsageError
-from dit_eval.results import write_result
+from dit_eval.results.result import write_result
 
 
 @click.command()
@@ -50,8 +50,8 @@ def fid(
     SAMPLES and REF are an .npz, a folder or a zip of images. REF may also hold stored statistics, or be a
     registered name (`dit-eval ref list`). ADM's program takes the two the other way round.
     """
-    from dit_eval.evaluate import evaluate  # torch loads here, so --help stays instant
-    from dit_eval.influence import write_influence
+    from dit_eval.evaluation.pipeline import evaluate  # torch loads here, so --help stays instant
+    from dit_eval.results.influence import write_influence
 
     _spare_the_record(samples, json_file)
     with progress_bar("images") as progress:
@@ -75,7 +75,7 @@ def fid(
 
 def _spare_the_record(samples: Path, json_file: Path | None) -> None:
     """Refuse to overwrite the JSON that says how the samples were drawn."""
-    from dit_eval.shards import read_record  # numpy
+    from dit_eval.io.batch_record import read_record  # numpy
 
     record = samples.with_suffix(".json")
     if json_file is not None and json_file.resolve() == record.resolve() and read_record(samples):

@@ -10,7 +10,7 @@ import click
 from dit_eval.commands import options
 
 if TYPE_CHECKING:
-    from dit_eval.flop_table import Format
+    from dit_eval.cost.table import Format
 
 image_size = click.option(
     "--image-size",
@@ -48,7 +48,7 @@ def table(style: Format, image_size: int, block: str) -> None:
 
     Parameters, MACs in all and by kind, FLOPs, and the cost of a sampled image with and without guidance.
     """
-    from dit_eval.flop_table import flop_rows, render  # torch loads here, so --help stays instant
+    from dit_eval.cost.table import flop_rows, render  # torch loads here, so --help stays instant
 
     click.echo(render(flop_rows(image_size=image_size, block=block), style))
 
@@ -62,9 +62,9 @@ def plot(results: tuple[Path, ...], out: Path, image_size: int) -> None:
 
     RESULTS are JSON files; their figure is that of the report, beside the design space at one image size.
     """
-    from dit_eval.flop_table import flop_rows  # torch loads here, so --help stays instant
+    from dit_eval.cost.table import flop_rows  # torch loads here, so --help stays instant
     from dit_eval.report.scaling import plot_scaling
-    from dit_eval.results import read_result
+    from dit_eval.results.result import read_result
 
     measured = [read_result(path) for path in results]
     click.echo(plot_scaling(out, flop_rows(image_size=image_size), measured))

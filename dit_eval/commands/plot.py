@@ -19,7 +19,7 @@ def plot(results: tuple[Path, ...], out: Path) -> None:
     those that these results fill.
     """
     from dit_eval.report.plots import save_figures  # matplotlib
-    from dit_eval.results import read_result
+    from dit_eval.results.result import read_result
 
     for path in save_figures(out, [read_result(result) for result in results]):
         click.echo(path)

@@ -23,7 +23,7 @@ from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from dit_eval.generate import Progress as Drawn
+    from dit_eval.generation.pipeline import Progress as Drawn
 
 
 class _Rate(ProgressColumn):

@@ -40,7 +40,7 @@ def make(batch: Path, out: Path, **settings: Any) -> None:
 
     It holds mu, sigma, mu_s, sigma_s, the images as arr_0, their labels where there are any, and provenance.
     """
-    from dit_eval.evaluate import make_reference  # torch loads here, so --help stays instant
+    from dit_eval.evaluation.pipeline import make_reference  # torch loads here, so --help stays instant
 
     with progress_bar("images") as progress:
         click.echo(make_reference(batch, out, progress=progress, **settings))

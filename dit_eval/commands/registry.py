@@ -6,8 +6,8 @@ import click
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from dit_eval import assets
 from dit_eval.commands.progress import stdout_console
+from dit_eval.io import assets
 
 
 def print_assets(kind: assets.Kind) -> None:

@@ -126,7 +126,7 @@ def sample(out: Path, grid: Path | None, **settings: Any) -> None:
     The same command goes on after an interruption. Started by torchrun, or as parts of a job array
     (--shard), processes share the work; the last to finish writes OUT.
     """
-    from dit_eval.generate import generate  # torch loads here, so --help stays instant
+    from dit_eval.generation.pipeline import generate  # torch loads here, so --help stays instant
 
     with sampling_bar() as progress:
         path = generate(out=out, progress=progress, **settings)
@@ -136,7 +136,7 @@ def sample(out: Path, grid: Path | None, **settings: Any) -> None:
         )
         return
     if grid is not None:
-        from dit_eval.grid import draw_grid
+        from dit_eval.generation.grid import draw_grid
 
         draw_grid(path, grid)
     click.echo(path)

@@ -10,7 +10,7 @@ import click
 from dit_eval.commands import options
 
 if TYPE_CHECKING:
-    from dit_eval.moments import MomentFile
+    from dit_eval.evaluation.stats_files import MomentFile
 
 out = click.option("--out", type=options.Output(".npz"), required=True, help="The .npz to write.")
 
@@ -25,7 +25,7 @@ def stats() -> None:
 @out
 def merge_command(files: tuple[Path, ...], out: Path) -> None:
     """The statistics of all images of FILES together."""
-    from dit_eval.moments import merge  # torch loads here, so --help stays instant
+    from dit_eval.evaluation.stats_files import merge  # torch loads here, so --help stays instant
 
     _show(merge(files, out))
 
@@ -36,7 +36,7 @@ def merge_command(files: tuple[Path, ...], out: Path) -> None:
 @out
 def subtract_command(whole: Path, part: Path, out: Path) -> None:
     """The statistics of the images of WHOLE that are not in PART."""
-    from dit_eval.moments import subtract
+    from dit_eval.evaluation.stats_files import subtract
 
     _show(subtract(whole, part, out))
 
@@ -45,7 +45,7 @@ def subtract_command(whole: Path, part: Path, out: Path) -> None:
 @click.argument("files", nargs=-1, required=True, type=options.FILE)
 def show(files: tuple[Path, ...]) -> None:
     """How many images FILES are of, and by which protocol."""
-    from dit_eval.moments import read_moments
+    from dit_eval.evaluation.stats_files import read_moments
 
     for path in files:
         _show(read_moments(path))

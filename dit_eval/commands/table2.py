@@ -11,8 +11,8 @@ import click
 
 from dit_eval.commands import options
 from dit_eval.commands.progress import progress_bar, sampling_bar
-from dit_eval.results import Result, read_result
-from dit_eval.table2 import table2
+from dit_eval.results.result import Result, read_result
+from dit_eval.results.table2 import table2
 
 
 @click.command("table2")
@@ -44,7 +44,7 @@ def reproduce_table(out: Path, **settings: Any) -> None:
     Prints the table and writes OUT/report.html. The same command goes on after an interruption; under
     torchrun the processes share the work.
     """
-    from dit_eval.reproduce import reproduce_table2  # torch loads here, so --help stays instant
+    from dit_eval.diagnostics.reproduce import reproduce_table2  # torch loads here, so --help stays instant
 
     measuring = partial(progress_bar, "images")
     results = reproduce_table2(out, drawing=sampling_bar, measuring=measuring, **settings)

@@ -78,7 +78,7 @@ def load_dit(
             block=facts.block,
             learn_sigma=facts.learn_sigma,
         )
-    weights.setdefault("pos_embed", position_table(config.width, input_size // config.patch))
+    weights.setdefault("pos_embed", position_table(config.hidden_size, input_size // config.patch_size))
     _require_same(weights, dit, path, facts)
     placed = {key: value.to(device=device, dtype=dtype) for key, value in weights.items()}
     dit.load_state_dict(placed, assign=True)
@@ -90,9 +90,9 @@ class _Facts:
 
     def __init__(self, weights: StateDict, path: Path) -> None:
         try:
-            self.width, self.in_channels, self.patch, _ = weights["x_embedder.proj.weight"].shape
+            self.hidden_size, self.in_channels, self.patch_size, _ = weights["x_embedder.proj.weight"].shape
             self.num_classes = len(weights["y_embedder.embedding_table.weight"]) - 1
-            out_channels = len(weights["final_layer.linear.weight"]) // self.patch**2
+            out_channels = len(weights["final_layer.linear.weight"]) // self.patch_size**2
         except (KeyError, ValueError) as error:
             found = ", ".join(list(weights)[:3]) or "nothing"
             raise CheckpointError(
@@ -106,7 +106,7 @@ class _Facts:
         self.block = self._block(weights)
         self.input_size: int | None = None
         if "pos_embed" in weights:
-            self.input_size = self.patch * math.isqrt(weights["pos_embed"].shape[1])
+            self.input_size = self.patch_size * math.isqrt(weights["pos_embed"].shape[1])
 
     def _block(self, weights: StateDict) -> str:
         if "blocks.0.cross_attn.q.weight" in weights:
@@ -114,26 +114,32 @@ class _Facts:
         regression = weights.get("blocks.0.adaLN_modulation.1.weight")
         if regression is None:
             return "in-context"
-        return "adaln" if len(regression) == 4 * self.width else "adaln-zero"
+        return "adaln" if len(regression) == 4 * self.hidden_size else "adaln-zero"
 
     def registered_config(self) -> DiTConfig:
-        """The registered configuration of this depth, width and patch."""
+        """The registered configuration of this depth, hidden size and patch size."""
         for config in DIT.values():
-            if (config.depth, config.width, config.patch) == (self.depth, self.width, self.patch):
+            if (config.depth, config.hidden_size, config.patch_size) == (
+                self.depth,
+                self.hidden_size,
+                self.patch_size,
+            ):
                 return config
         raise CheckpointError(
-            f"the checkpoint is {self}, which is not registered and whose number of heads cannot be seen. "
-            "Give its configuration as a DiTConfig."
+            f"the checkpoint is {self}: no registered configuration has that shape, and the number of "
+            "attention heads cannot be inferred. Pass the configuration as a DiTConfig."
         )
 
     def __str__(self) -> str:
-        shape = (self.depth, self.width, self.patch)
+        shape = (self.depth, self.hidden_size, self.patch_size)
         for name, config in DIT.items():
-            if (config.depth, config.width, config.patch) == shape:
+            if (config.depth, config.hidden_size, config.patch_size) == shape:
                 words = f"DiT-{name}"
                 break
         else:
-            words = f"a DiT of depth {self.depth}, width {self.width} and patch {self.patch}"
+            words = (
+                f"a DiT of depth {self.depth}, hidden size {self.hidden_size}, patch size {self.patch_size}"
+            )
         if self.block != "adaln-zero":
             words += f" ({self.block})"
         if self.input_size is not None:

@@ -13,24 +13,24 @@ class DiTConfig:
     """The shape of a DiT's trunk. What it is fed (latents, classes) is said when it is built."""
 
     depth: int  # number of blocks
-    width: int  # size of one token
-    heads: int  # attention heads in a block
-    patch: int  # latent pixels per token side
+    hidden_size: int  # size of one token
+    num_heads: int  # attention heads per block
+    patch_size: int  # latent pixels per token side
 
 
 DIT = {  # Peebles & Xie 2023, table 1, from the cheapest to the dearest of each size
-    "S/8": DiTConfig(depth=12, width=384, heads=6, patch=8),
-    "S/4": DiTConfig(depth=12, width=384, heads=6, patch=4),
-    "S/2": DiTConfig(depth=12, width=384, heads=6, patch=2),
-    "B/8": DiTConfig(depth=12, width=768, heads=12, patch=8),
-    "B/4": DiTConfig(depth=12, width=768, heads=12, patch=4),
-    "B/2": DiTConfig(depth=12, width=768, heads=12, patch=2),
-    "L/8": DiTConfig(depth=24, width=1024, heads=16, patch=8),
-    "L/4": DiTConfig(depth=24, width=1024, heads=16, patch=4),
-    "L/2": DiTConfig(depth=24, width=1024, heads=16, patch=2),
-    "XL/8": DiTConfig(depth=28, width=1152, heads=16, patch=8),
-    "XL/4": DiTConfig(depth=28, width=1152, heads=16, patch=4),
-    "XL/2": DiTConfig(depth=28, width=1152, heads=16, patch=2),
+    "S/8": DiTConfig(depth=12, hidden_size=384, num_heads=6, patch_size=8),
+    "S/4": DiTConfig(depth=12, hidden_size=384, num_heads=6, patch_size=4),
+    "S/2": DiTConfig(depth=12, hidden_size=384, num_heads=6, patch_size=2),
+    "B/8": DiTConfig(depth=12, hidden_size=768, num_heads=12, patch_size=8),
+    "B/4": DiTConfig(depth=12, hidden_size=768, num_heads=12, patch_size=4),
+    "B/2": DiTConfig(depth=12, hidden_size=768, num_heads=12, patch_size=2),
+    "L/8": DiTConfig(depth=24, hidden_size=1024, num_heads=16, patch_size=8),
+    "L/4": DiTConfig(depth=24, hidden_size=1024, num_heads=16, patch_size=4),
+    "L/2": DiTConfig(depth=24, hidden_size=1024, num_heads=16, patch_size=2),
+    "XL/8": DiTConfig(depth=28, hidden_size=1152, num_heads=16, patch_size=8),
+    "XL/4": DiTConfig(depth=28, hidden_size=1152, num_heads=16, patch_size=4),
+    "XL/2": DiTConfig(depth=28, hidden_size=1152, num_heads=16, patch_size=2),
 }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dit_eval.dit.blocks import BLOCKS, AdaLNZeroBlock, layer_norm, modulate, modulation
 from dit_eval.dit.configs import DIT, DiTConfig, model_name
 from dit_eval.errors import UsageError
-from dit_eval.linear import Linear, linear
+from dit_eval.runtime.onednn import Linear, linear
 
 MAX_PERIOD = 10_000
 FREQUENCIES = 256  # size of the sinusoidal embedding of t, before its MLP
@@ -29,28 +29,30 @@ def sinusoids(positions: Tensor, size: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def position_table(width: int, side: int) -> Tensor:
-    """Fixed sine-cosine embedding of a side × side grid, row by row: (1, side², width), float32.
+def position_table(hidden_size: int, side: int) -> Tensor:
+    """Fixed sine-cosine embedding of a side × side grid, row by row: (1, side², hidden_size), float32.
 
     The first half of the channels encodes the column and the second half the row, sines before cosines.
     """
     place = torch.arange(side, dtype=torch.float64, device="cpu")
-    line = sinusoids(place, width // 2).unflatten(-1, (2, -1)).flip(-2).flatten(-2)  # (side, width / 2)
+    line = (
+        sinusoids(place, hidden_size // 2).unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    )  # (side, hidden_size / 2)
     columns, rows = line.repeat(side, 1), line.repeat_interleave(side, dim=0)
     return torch.cat([columns, rows], dim=-1).float().unsqueeze(0)
 
 
 class PatchEmbedder(nn.Module):
-    """Latents to tokens, one for each patch: a convolution whose stride is its kernel, as a linear layer."""
+    """Latents to tokens, one per patch: a convolution with stride equal to its kernel, as a linear layer."""
 
-    def __init__(self, in_channels: int, width: int, patch: int) -> None:
+    def __init__(self, in_channels: int, hidden_size: int, patch_size: int) -> None:
         super().__init__()
-        self.patch = patch
-        self.proj = nn.Conv2d(in_channels, width, kernel_size=patch, stride=patch)
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, hidden_size, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, T, D)."""
-        x = x.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))  # (N, C, h, p, w, p)
+        x = x.unflatten(3, (-1, self.patch_size)).unflatten(2, (-1, self.patch_size))  # (N, C, h, p, w, p)
         patches = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (N, T, C · p · p)
         return linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
@@ -58,9 +60,11 @@ class PatchEmbedder(nn.Module):
 class TimestepEmbedder(nn.Module):
     """Sinusoids of the time, whole or fractional, through an MLP."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(Linear(FREQUENCIES, width), nn.SiLU(), Linear(width, width))
+        self.mlp = nn.Sequential(
+            Linear(FREQUENCIES, hidden_size), nn.SiLU(), Linear(hidden_size, hidden_size)
+        )
 
     def forward(self, t: Tensor) -> Tensor:
         """(N,) → (N, D)."""
@@ -71,9 +75,9 @@ class TimestepEmbedder(nn.Module):
 class LabelEmbedder(nn.Module):
     """A table of classes; its last row stands for no class."""
 
-    def __init__(self, num_classes: int, width: int) -> None:
+    def __init__(self, num_classes: int, hidden_size: int) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(num_classes + 1, width)
+        self.embedding_table = nn.Embedding(num_classes + 1, hidden_size)
 
     def forward(self, y: Tensor) -> Tensor:
         """(N,) → (N, D)."""
@@ -83,11 +87,11 @@ class LabelEmbedder(nn.Module):
 class FinalLayer(nn.Module):
     """LayerNorm, adaptive where the blocks' are, and a linear decoder to patches."""
 
-    def __init__(self, width: int, size: int, *, adaptive: bool) -> None:
+    def __init__(self, hidden_size: int, size: int, *, adaptive: bool) -> None:
         super().__init__()
-        self.norm_final = layer_norm(width, affine=not adaptive)
-        self.linear = Linear(width, size)
-        self.adaLN_modulation = modulation(width, 2) if adaptive else None
+        self.norm_final = layer_norm(hidden_size, affine=not adaptive)
+        self.linear = Linear(hidden_size, size)
+        self.adaLN_modulation = modulation(hidden_size, 2) if adaptive else None
 
     def condition(self, t: Tensor, y: Tensor) -> Tensor | None:
         """Shift and scale (N, 2, 1, D), if the LayerNorm is adaptive."""
@@ -139,19 +143,21 @@ class DiT(nn.Module):
     ) -> None:
         super().__init__()
         _require_buildable(config, input_size, block)
-        width, patch = config.width, config.patch
+        hidden_size, patch_size = config.hidden_size, config.patch_size
         adaptive = block.startswith("adaln")
         self.config, self.block, self.learn_sigma = config, block, learn_sigma
         self.input_size, self.in_channels, self.num_classes = input_size, in_channels, num_classes
         self.out_channels = 2 * in_channels if learn_sigma else in_channels
 
-        self.x_embedder = PatchEmbedder(in_channels, width, patch)
-        self.t_embedder = TimestepEmbedder(width)
-        self.y_embedder = LabelEmbedder(num_classes, width)
+        self.x_embedder = PatchEmbedder(in_channels, hidden_size, patch_size)
+        self.t_embedder = TimestepEmbedder(hidden_size)
+        self.y_embedder = LabelEmbedder(num_classes, hidden_size)
         self.pos_embed: Tensor
-        self.register_buffer("pos_embed", position_table(width, input_size // patch))
-        self.blocks = nn.ModuleList(BLOCKS[block](width, config.heads) for _ in range(config.depth))
-        self.final_layer = FinalLayer(width, patch * patch * self.out_channels, adaptive=adaptive)
+        self.register_buffer("pos_embed", position_table(hidden_size, input_size // patch_size))
+        self.blocks = nn.ModuleList(BLOCKS[block](hidden_size, config.num_heads) for _ in range(config.depth))
+        self.final_layer = FinalLayer(
+            hidden_size, patch_size * patch_size * self.out_channels, adaptive=adaptive
+        )
         if not self.final_layer.linear.weight.is_meta:
             self._initialise()
 
@@ -183,8 +189,8 @@ class DiT(nn.Module):
         return self._unpatchify(x)
 
     def _unpatchify(self, x: Tensor) -> Tensor:
-        side, patch = self.input_size // self.config.patch, self.config.patch
-        x = x.unflatten(1, (side, side)).unflatten(-1, (patch, patch, -1))  # (N, h, w, p, p, C)
+        side, patch_size = self.input_size // self.config.patch_size, self.config.patch_size
+        x = x.unflatten(1, (side, side)).unflatten(-1, (patch_size, patch_size, -1))  # (N, h, w, p, p, C)
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
     def _initialise(self) -> None:
@@ -239,10 +245,12 @@ def build_dit(
 def _require_buildable(config: DiTConfig, input_size: int, block: str) -> None:
     if block not in BLOCKS:
         raise UsageError(f"there is no block {block!r}; the blocks are {', '.join(BLOCKS)}.")
-    if input_size % config.patch:
+    if input_size % config.patch_size:
         raise UsageError(
-            f"latents of {input_size}×{input_size} cannot be cut into patches of {config.patch} pixels. "
-            f"Choose an input size (an eighth of the image's) that {config.patch} divides."
+            f"latents of {input_size}×{input_size} cannot be cut into patches of {config.patch_size} pixels. "
+            f"Choose an input size (an eighth of the image's) that {config.patch_size} divides."
         )
-    if config.width % config.heads or config.width % 4:
-        raise UsageError(f"a width of {config.width} must be divisible by {config.heads} heads and by 4.")
+    if config.hidden_size % config.num_heads or config.hidden_size % 4:
+        raise UsageError(
+            f"a hidden size of {config.hidden_size} must be divisible by {config.num_heads} heads and by 4."
+        )

@@ -14,7 +14,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExt
 
 from dit_eval.errors import AssetError
 from dit_eval.features.network import Activations, read_weights
-from dit_eval.linear import linear
+from dit_eval.runtime.onednn import linear
 
 _SPATIAL_CHANNELS = 7
 

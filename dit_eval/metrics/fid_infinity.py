@@ -7,7 +7,7 @@ import numpy as np
 from dit_eval.errors import StatisticsError
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.gaussian import Gaussian, Moments
-from dit_eval.metrics.shuffle import shuffles
+from dit_eval.metrics.shuffle import permutations
 
 SUBSETS = 15
 _ROWS = 2000  # features of a subset that are gathered at once
@@ -37,13 +37,13 @@ def extrapolated_distance(
     a line in 1/n, of which this is the intercept: a weighted sum of the distances, so that its influence is
     the same sum over the subsets that an image is in. Subsets are the same in every run.
     Raises StatisticsError for fewer images than four times the dimension.
-    Source: Chong & Forsyth 2020; their regression's own error leaves out that the subsets share images.
+    ModelSpec: Chong & Forsyth 2020; their regression's own error leaves out that the subsets share images.
     """
     n, dimension = features.shape
     sizes = subset_sizes(n, dimension)
     weights = np.linalg.pinv(np.stack([np.ones(SUBSETS), 1 / sizes], axis=1))[0]
     value, share = 0.0, np.zeros(n)
-    for size, weight, order in zip(sizes, weights, shuffles(n), strict=False):
+    for size, weight, order in zip(sizes, weights, permutations(n), strict=False):
         subset = np.sort(order[:size])
         value += weight * frechet_distance(_gaussian(features, subset), theirs)
         share[subset] += weight * n / size

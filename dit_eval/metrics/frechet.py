@@ -20,7 +20,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     a, b: mean (D,), covariance (D, D) with N - 1 in the denominator, float64.
     Returns feature units squared, 0 for equal inputs; lower is better.
     Raises StatisticsError if the dimensions differ or no root can be found.
-    Source: Heusel et al. 2017; jitter rule as in ADM's evaluator.
+    ModelSpec: Heusel et al. 2017; jitter rule as in ADM's evaluator.
     """
     if len(a.mean) != len(b.mean):
         raise StatisticsError(
@@ -40,7 +40,7 @@ def frechet_influence(features: Sliceable, ours: Gaussian, theirs: Gaussian) -> 
     optimal transport map from ours to theirs, φ = 2 c·δ + cᵀ(I - T)c - its mean; for Σ = LLᵀ,
     T = L⁻ᵀ (LᵀSL)^½ L⁻¹: one decomposition, whatever N. Directions in which the images do not vary are left
     out.
-    Source: the derivative of the Bures metric; infinitesimal jackknife as in Jaeckel 1972.
+    ModelSpec: the derivative of the Bures metric; infinitesimal jackknife as in Jaeckel 1972.
     """
     factor = _factor(ours.covariance)
     if factor.shape[0] == factor.shape[1]:

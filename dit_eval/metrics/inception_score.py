@@ -67,7 +67,7 @@ def _score_and_divergence(p: np.ndarray) -> tuple[float, np.ndarray]:
 class InceptionScore:
     """The score of images that come in file order.
 
-    chunk: images per chunk. Source: Salimans et al. 2016; chunks as in ADM's evaluator: in file order, not
+    chunk: images per chunk. ModelSpec: Salimans et al. 2016; chunks as in ADM's evaluator: in file order, not
     shuffled, a short last chunk weighs as much as the others.
     """
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from dit_eval.errors import StatisticsError
-from dit_eval.linear import linear
-from dit_eval.metrics.shuffle import shuffles
+from dit_eval.metrics.shuffle import permutations
+from dit_eval.runtime.onednn import linear
 
 _PARTS = 10  # of the samples, among which recall is seen to vary
 _BLOCK = 2000  # rows and columns of one block of distances
@@ -69,7 +69,7 @@ def precision_recall(
     ADM's evaluator on a GPU, where terms are rounded to float16 and sums run in float32; else float32
     throughout, equal to float64 to about one item.
     Raises StatisticsError if a set has fewer than k + 1 points or features that are not finite.
-    Source: Kynkäänniemi et al. 2019; blocks and fallback as in ADM's evaluator.
+    ModelSpec: Kynkäänniemi et al. 2019; blocks and fallback as in ADM's evaluator.
     """
     for name, features in (("reference", reference), ("samples", samples)):
         require_points(name, len(features), k)
@@ -157,7 +157,7 @@ def _parts(points: _Points, k: int, most: int) -> tuple[torch.Tensor, torch.Tens
     """
     parts = min(most, len(points) // (k + 1))
     device = points.features.device
-    order = torch.from_numpy(next(shuffles(len(points)))).to(device)
+    order = torch.from_numpy(next(permutations(len(points)))).to(device)
     member = torch.zeros(len(points), parts, device=device)
     reach = torch.empty(len(points), device=device)
     for part in range(parts):

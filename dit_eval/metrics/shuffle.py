@@ -9,7 +9,7 @@ import numpy as np
 _SEED = 0
 
 
-def shuffles(n: int) -> Iterator[np.ndarray]:
+def permutations(n: int) -> Iterator[np.ndarray]:
     """Orders of n things, one after another without end: (n,) integers.
 
     They come from a generator's words, which numpy promises to keep; its permutations it does not.

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from scipy.special import bdtr
 from scipy.stats import binomtest
 
-from dit_eval.report.figures import SIZE, STYLE, distinct
-from dit_eval.results import METRICS, Result
+from dit_eval.report.figures import SIZE, STYLE, style_cycle
+from dit_eval.results.result import METRICS, Result
 
 FEW = 20  # classes that fit into a figure by name
 LOWEST = 10
@@ -48,7 +48,7 @@ class Shares:
         first = np.lexsort((self.labels, self.shares))[:LOWEST]
         return ", ".join(f"{self.labels[i]} ({self.shares[i]:.2f} of {self.n[i]})" for i in first)
 
-    def were_all_alike(self) -> np.ndarray:
+    def expected_if_homogeneous(self) -> np.ndarray:
         """The shares in rising order that chance gives if no class differs from another: (classes,).
 
         The other side taken as given, images fall inside independently: each class is binomial.
@@ -100,7 +100,7 @@ def _every_class(axes: Axes, some: Sequence[Shares]) -> None:
     """A point for each class and result, with its 95 % interval (Wilson 1927)."""
     labels = _labels(some)
     gap = 0.7 / len(some)
-    for number, (each, look) in enumerate(zip(some, distinct(), strict=False)):
+    for number, (each, look) in enumerate(zip(some, style_cycle(), strict=False)):
         places = np.searchsorted(labels, each.labels) + gap * (number - (len(some) - 1) / 2)
         ends = [
             binomtest(k, n).proportion_ci(method="wilson") for k, n in zip(each.inside, each.n, strict=True)
@@ -114,10 +114,10 @@ def _every_class(axes: Axes, some: Sequence[Shares]) -> None:
 
 def _spread_of_classes(axes: Axes, some: Sequence[Shares]) -> None:
     """The shares in rising order and, dashed, what chance alone would make of classes that are all alike."""
-    for each, look in zip(some, distinct(), strict=False):
+    for each, look in zip(some, style_cycle(), strict=False):
         rank, colour = np.arange(1, len(each.n) + 1), look["color"]
         axes.plot(rank, np.sort(each.shares), color=colour, linewidth=1.4, label=_legend(each))
-        axes.plot(rank, each.were_all_alike(), color=colour, linewidth=1, linestyle="--", alpha=0.6)
+        axes.plot(rank, each.expected_if_homogeneous(), color=colour, linewidth=1, linestyle="--", alpha=0.6)
     axes.set(xlabel="classes, the lowest first")
 
 

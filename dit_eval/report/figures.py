@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from dit_eval.published import Published, published_gflops, published_results
-from dit_eval.results import Result, short_count
-from dit_eval.table2 import IMAGE_SIZE, table2
+from dit_eval.results.published import Published, published_gflops, published_results
+from dit_eval.results.result import Result, short_count
+from dit_eval.results.table2 import IMAGE_SIZE, table2
 
 INK = "#161b22"  # text and axes; becomes the page's own text colour in an SVG
 PAPER = "#8b949e"
@@ -162,7 +162,7 @@ def _line(
 
 def _series(points: Sequence[Point]) -> Iterator[tuple[list[Point], dict[str, Any]]]:
     """The points of one name by rising guidance, and how they are drawn."""
-    looks = distinct()
+    looks = style_cycle()
     for name in dict.fromkeys(point.series for point in points):
         some = sorted((point for point in points if point.series == name), key=lambda point: point.cfg)
         style = {"label": name, "marker": "o", "markersize": 5, "linewidth": 1.4}
@@ -173,7 +173,7 @@ def _series(points: Sequence[Point]) -> Iterator[tuple[list[Point], dict[str, An
         yield some, style
 
 
-def distinct() -> Iterator[dict[str, Any]]:
+def style_cycle() -> Iterator[dict[str, Any]]:
     """How one thing after another is drawn so that each is known by its colour, then by its marker too."""
     for marker, colour in cycle(product(MARKERS, PALETTE)):
         yield {"color": colour, "marker": marker}

@@ -11,8 +11,8 @@ from dit_eval.errors import ResultError
 from dit_eval.report.classes import are_few, by_class, class_figures
 from dit_eval.report.figures import figures, svg
 from dit_eval.report.pictures import Sheet, draw_sheet
-from dit_eval.results import METRICS, Result, short_count, write_text
-from dit_eval.table2 import COLUMNS, table2
+from dit_eval.results.result import METRICS, Result, short_count, write_text
+from dit_eval.results.table2 import COLUMNS, table2
 
 CAPTIONS = {
     "fid-guidance": "FID against guidance: lower is nearer to the reference.",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dit_eval import assets, npz
+from dit_eval.io import assets, npz
 
 CLASSES = 10  # rows at most
 COLUMNS = 6  # images of a class

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from dit_eval.errors import ResultError
 from dit_eval.report.classes import class_figures
 from dit_eval.report.figures import figures
-from dit_eval.results import Result
+from dit_eval.results.result import Result
 
 
 def save_figures(folder: Path, results: Sequence[Result]) -> list[Path]:

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from dit_eval.errors import ResultError, UsageError
 from dit_eval.report.figures import INK, STYLE, draw_figure
 from dit_eval.report.plots import save_figure
-from dit_eval.results import Result
+from dit_eval.results.result import Result
 
 if TYPE_CHECKING:
-    from dit_eval.flop_table import FlopRow
+    from dit_eval.cost.table import FlopRow
 
 
 def plot_scaling(out: Path, rows: Sequence[FlopRow], results: Sequence[Result] = ()) -> Path:

@@ -4,8 +4,7 @@ A sampler is one function of (denoiser, x, schedule, noise): denoiser(x, t) is t
 not, at a time that all images share; noise(step, shape) is standard normal, so that a chain can be replayed.
 """
 
-from dit_eval.sampling.ddim import ddim
-from dit_eval.sampling.ddpm import ddpm
+from dit_eval.sampling.diffusion import ddim, ddpm
 from dit_eval.sampling.flow import ode, sde
 from dit_eval.sampling.samplers import SAMPLERS
 

@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dit_eval.errors import UsageError
-from dit_eval.sampling.ddim import ddim
-from dit_eval.sampling.ddpm import ddpm
+from dit_eval.sampling.diffusion import ddim, ddpm
 from dit_eval.sampling.flow import ode, sde
 from dit_eval.sampling.flow_schedules import ADAPTIVE, ode_schedule, sde_schedule
 from dit_eval.sampling.schedules import diffusion_schedule

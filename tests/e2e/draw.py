@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dit_eval.generate import generate
+from dit_eval.generation.pipeline import generate
 from tests.tiny import CONFIG
 
 BATCHES = 60

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from dit_eval import assets
-from dit_eval.evaluate import evaluate
-from dit_eval.generate import generate
-from dit_eval.influence import write_influence
-from dit_eval.npz import members, write_npz
-from dit_eval.results import write_result
+from dit_eval.evaluation.pipeline import evaluate
+from dit_eval.generation.pipeline import generate
+from dit_eval.io import assets
+from dit_eval.io.npz import members, write_npz
+from dit_eval.results.influence import write_influence
+from dit_eval.results.result import write_result
 from tests.command import Ran, dit_eval
 from tests.tiny import CONFIG, TINY_VAE, save_tiny
 

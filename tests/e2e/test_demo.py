@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_eval import reproduce
+from dit_eval.diagnostics import reproduce
 from tests.command import assert_one_sentence, dit_eval
 
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dit_eval import assets
 from dit_eval.dit import DiTConfig, build_dit
-from dit_eval.evaluate import evaluate
-from dit_eval.generate import generate
-from dit_eval.measure import load_measurer
+from dit_eval.evaluation.extraction import load_extraction
+from dit_eval.evaluation.pipeline import evaluate
+from dit_eval.generation.pipeline import generate
+from dit_eval.io import assets
+from dit_eval.io.npz import members, write_npz
 from dit_eval.metrics.memorisation import share_of_copies
-from dit_eval.npz import members, write_npz
-from dit_eval.results import Result
+from dit_eval.results.result import Result
 
 NUM, SEED = 256, 7
 
@@ -42,7 +42,9 @@ def drawn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_guided_digits_are_classified_as_their_labels(drawn: dict[float, Path]) -> None:
     arrays = members(drawn[1.5])
-    classes = load_measurer("digits", device="cpu").extractor(arrays["arr_0"].read()).probabilities.argmax(1)
+    classes = (
+        load_extraction("digits", device="cpu").extractor(arrays["arr_0"].read()).probabilities.argmax(1)
+    )
     assert (classes == arrays["arr_1"].read()).mean() >= 0.97
 
 

@@ -191,7 +191,7 @@ def test_photographs_of_mixed_sizes_are_refused_by_name(golden_inception: Path) 
 def test_the_record_of_a_batch_is_taken_in_if_it_is_of_these_images_and_is_never_overwritten(
     pair: tuple[Path, Path], golden_inception: Path, tmp_path: Path
 ) -> None:
-    from dit_eval.batches import open_images
+    from dit_eval.io.batches import open_images
 
     batch, record = tmp_path / "batch.npz", tmp_path / "batch.json"
     batch.write_bytes(pair[0].read_bytes())

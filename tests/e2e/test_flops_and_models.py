@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dit_eval import assets
 from dit_eval.dit import DIT
+from dit_eval.io import assets
 from tests.command import assert_one_sentence, dit_eval
 
 CHECKOUT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import dit_eval
-from dit_eval.batches import ArrayImages
 from dit_eval.errors import BatchError, StatisticsError, UsageError
+from dit_eval.io.batches import ArrayImages
 from tests.handmade import handmade
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from dit_eval import assets
 from dit_eval.cli import main
 from dit_eval.errors import UsageError
-from dit_eval.results import read_result
+from dit_eval.io import assets
+from dit_eval.results.result import read_result
 from tests.e2e.registered import torchrun
 from tests.registry import make_registry, use_registry
 

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from dit_eval.assets import sha256
 from dit_eval.dit import build_dit
+from dit_eval.io.assets import sha256
 from tests.command import assert_one_sentence, dit_eval
 
 ROOT = Path(__file__).resolve().parents[2]

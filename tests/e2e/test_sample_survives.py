@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_eval.assets import sha256
+from dit_eval.io.assets import sha256
 from tests.e2e.draw import BATCHES
 from tests.tiny import save_tiny
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_eval import assets
+from dit_eval.io import assets
 from tests.e2e.registered import torchrun
 from tests.loopback import serving
 from tests.shared import shared

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from dit_eval.batches import open_images
-from dit_eval.evaluate import evaluate, make_reference
-from dit_eval.features.extract import Extractor, Features
+from dit_eval.evaluation.pipeline import evaluate, make_reference
+from dit_eval.features.extractor import FeatureExtractor, Features
 from dit_eval.features.protocols import PROTOCOLS
-from dit_eval.npz import write_npz
-from dit_eval.results import Result
+from dit_eval.io.batches import open_images
+from dit_eval.io.npz import write_npz
+from dit_eval.results.result import Result
 from tests.conftest import golden_script
 from tests.shared import shared
 
@@ -66,7 +66,7 @@ def test_the_five_numbers_are_those_of_the_evaluators_main(result: Result) -> No
 
 def test_activations_are_those_of_the_evaluators_main(golden_inception: Path, files: Any) -> None:
     head = np.load(shared("golden", "caseC_acts_head.npz"))
-    extractor = Extractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))
+    extractor = FeatureExtractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))
     for side, path in zip(("samples", "ref"), files, strict=True):
         features = extractor(next(open_images(path).blocks(16)))
         for name in ("pool", "spatial"):
@@ -117,7 +117,7 @@ def test_a_reference_that_we_make_gives_the_numbers_of_its_images(
 @pytest.fixture(scope="module")
 def together(files: tuple[Path, Path], golden_inception: Path) -> Features:
     """The first 20 images at once."""
-    extractor = Extractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))
+    extractor = FeatureExtractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))
     return extractor(next(open_images(files[0]).blocks(20)))
 
 
@@ -128,7 +128,7 @@ def test_features_depend_neither_on_the_batch_size_nor_on_the_threads(
     files: tuple[Path, Path], golden_inception: Path, together: Features, batch_size: int, threads: int
 ) -> None:
     """Equal to the bit on the CPU, so FID is equal to 1e-6 and better; only probabilities may round."""
-    extractor = Extractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))
+    extractor = FeatureExtractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

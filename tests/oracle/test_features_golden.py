@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch_fidelity.feature_extractor_inceptionv3 as theirs
 
-from dit_eval.batches import open_images
-from dit_eval.features.extract import Extractor, Features
+from dit_eval.features.extractor import FeatureExtractor, Features
 from dit_eval.features.network import read_weights
 from dit_eval.features.protocols import PROTOCOLS
 from dit_eval.features.resize import tf1_bilinear
+from dit_eval.io.batches import open_images
 from tests.shared import shared
 
 SIZES = (64, 256, 512)
@@ -26,7 +26,7 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def ours(golden_inception: Path) -> dict[int, Features]:
-    extractor = Extractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))
+    extractor = FeatureExtractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))
     features = {}
     for size in SIZES:
         blocks = list(extractor.stream(open_images(shared("golden", f"caseA_{size}.npz")), 8))

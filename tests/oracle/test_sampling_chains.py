@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dit_eval.sampling.ddim import ddim
-from dit_eval.sampling.ddpm import ddpm
-from dit_eval.sampling.decode import dit_uint8
+from dit_eval.generation.decode import dit_uint8
+from dit_eval.sampling.diffusion import ddim, ddpm
 from dit_eval.sampling.guidance import Denoiser, guided
 from dit_eval.sampling.schedules import diffusion_schedule, linear_betas, respaced, spaced_timesteps
 from tests.golden import golden_model, recipe, recorded_tensor

@@ -12,17 +12,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dit_eval import assets
-from dit_eval.check import Check, check
 from dit_eval.dit import DiTConfig
-from dit_eval.evaluate import evaluate
-from dit_eval.features.extract import NETWORKS
+from dit_eval.evaluation.pipeline import evaluate
+from dit_eval.features.extractor import NETWORKS
 from dit_eval.features.network import Activations
 from dit_eval.features.protocols import PROTOCOLS
-from dit_eval.generate import generate
-from dit_eval.influence import write_influence
-from dit_eval.npz import write_npz
-from dit_eval.results import Result, write_result
+from dit_eval.generation.pipeline import generate
+from dit_eval.io import assets
+from dit_eval.io.npz import write_npz
+from dit_eval.results.check import Check, check
+from dit_eval.results.influence import write_influence
+from dit_eval.results.result import Result, write_result
 from tests.simulation.conftest import Record
 
 pytestmark = pytest.mark.simulation

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dit_eval import assets, cli
-from dit_eval.assets import Asset
+from dit_eval import cli
 from dit_eval.errors import AssetError, UsageError
+from dit_eval.io import assets
+from dit_eval.io.assets import Asset
 from tests.loopback import Server, serving
 
 KINDS: tuple[assets.Kind, ...] = ("models", "reference_stats")

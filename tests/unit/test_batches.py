@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit_eval.batches import open_images, prefetch
 from dit_eval.errors import BatchError
+from dit_eval.io.batches import open_images, prefetch
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dit_eval.evaluate import evaluate
+from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.metrics.by_class import inside_by_class
 from dit_eval.report.classes import by_class, class_figures
 from dit_eval.report.page import write_report
-from dit_eval.results import Result
+from dit_eval.results.result import Result
 from tests.handmade import handmade
 
 SIZE = 8
@@ -140,7 +140,7 @@ def test_many_classes_are_shown_as_a_rising_curve_and_the_ten_lowest(tmp_path: P
 
 def test_the_curve_of_chance_has_the_spread_of_a_binomial_share() -> None:
     (shares,) = by_class([result_of({"recall": some_classes(1000, n=50)})])["recall"]
-    alike = shares.were_all_alike()
+    alike = shares.expected_if_homogeneous()
     p = shares.overall
     assert alike.mean() == pytest.approx(p, abs=1e-3)
     assert alike.std() == pytest.approx(np.sqrt(p * (1 - p) / 50), rel=0.02)

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dit_eval import assets
-from dit_eval.certify import Finding
 from dit_eval.commands.certify import certify as command
-from dit_eval.evaluate import evaluate
+from dit_eval.diagnostics.certify import Finding
+from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.features.protocols import PROTOCOLS
-from dit_eval.npz import write_npz
-from dit_eval.results import METRICS
+from dit_eval.io import assets
+from dit_eval.io.npz import write_npz
+from dit_eval.results.result import METRICS
 from tests.command import Ran, assert_one_sentence, dit_eval
 from tests.loopback import Server, serving
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dit_eval.check import Tolerance, check, update_baseline
-from dit_eval.check_formats import render
 from dit_eval.cli import main
-from dit_eval.comparability import differences, fingerprint
 from dit_eval.errors import ResultError, UsageError
-from dit_eval.influence import read_influence, write_influence
-from dit_eval.results import Result, write_result
+from dit_eval.results.check import Tolerance, check, update_baseline
+from dit_eval.results.check_formats import render
+from dit_eval.results.comparability import differences, fingerprint
+from dit_eval.results.influence import read_influence, write_influence
+from dit_eval.results.result import Result, write_result
 
 N = 2000
 PLAN = {
@@ -322,7 +322,7 @@ def test_the_command_exits_0_1_or_2_and_reads_pyproject(
 
 
 def test_every_option_of_a_sampler_may_differ() -> None:
-    from dit_eval.comparability import _SUBJECT
+    from dit_eval.results.comparability import _SUBJECT
     from dit_eval.sampling.samplers import SAMPLERS
 
     for sampler in SAMPLERS.values():

@@ -99,10 +99,10 @@ from dit_eval.dit import DiTConfig, load_dit
 def private():  # bytes of memory that no file backs
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
-load_dit(Path("small"), DiTConfig(depth=2, width=32, heads=2, patch=2))  # what torch imports late
+load_dit(Path("small"), DiTConfig(depth=2, hidden_size=32, num_heads=2, patch_size=2))  # torch imports late
 for name in ("bare", "safetensors"):
     before = private()
-    model = load_dit(Path(name), DiTConfig(depth=6, width=384, heads=6, patch=8))
+    model = load_dit(Path(name), DiTConfig(depth=6, hidden_size=384, num_heads=6, patch_size=8))
     print(private() - before)
 """
     done = subprocess.run(
@@ -142,7 +142,7 @@ def test_missing_and_unexpected_tensors_are_named(weights, tmp_path):
 
 def test_an_unregistered_shape_without_a_config_is_refused(weights, tmp_path):
     torch.save(weights, tmp_path / "weights")
-    with pytest.raises(CheckpointError, match=r"depth 2, width 32 and patch 2 .* not registered"):
+    with pytest.raises(CheckpointError, match=r"depth 2, hidden size 32, patch size 2 .*: no registered"):
         load_dit(tmp_path / "weights")
 
 
@@ -215,14 +215,14 @@ def diffusers_dit():
 
     torch.manual_seed(0)
     model = DiTTransformer2DModel(
-        num_attention_heads=TINY.heads,
-        attention_head_dim=TINY.width // TINY.heads,
+        num_attention_heads=TINY.num_heads,
+        attention_head_dim=TINY.hidden_size // TINY.num_heads,
         in_channels=4,
         out_channels=8,
         num_layers=TINY.depth,
         num_embeds_ada_norm=10,
         sample_size=8,
-        patch_size=TINY.patch,
+        patch_size=TINY.patch_size,
         norm_eps=1e-6,  # the default, 1e-5, is not the original's
     ).eval()
     first, *others = [

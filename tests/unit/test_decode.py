@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dit_eval import assets
 from dit_eval.errors import AssetError
-from dit_eval.sampling.decode import PIXELS, dit_uint8, load_decoder
+from dit_eval.generation.decode import PIXELS, dit_uint8, load_decoder
+from dit_eval.io import assets
 from tests.tiny import TINY_VAE
 
 CPU = torch.device("cpu")

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from dit_eval import assets
-from dit_eval.batches import open_images
 from dit_eval.errors import AssetError, BatchError, StatisticsError
-from dit_eval.evaluate import evaluate, make_reference
+from dit_eval.evaluation.pipeline import evaluate, make_reference
 from dit_eval.features.digits import DigitsNetwork, load_digits_network
 from dit_eval.features.resize import no_resize
+from dit_eval.io import assets
+from dit_eval.io.batches import open_images
+from dit_eval.io.npz import members, write_npz
 from dit_eval.metrics.memorisation import share_of_copies
-from dit_eval.npz import members, write_npz
 
 REFERENCE = assets.folder("reference_stats") / "digits.npz"
 

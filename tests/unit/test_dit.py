@@ -9,7 +9,7 @@ from dit_eval.dit import BLOCKS, DIT, DiT, DiTConfig, build_dit
 from dit_eval.dit.blocks import AdaLNZeroBlock
 from dit_eval.errors import UsageError
 
-TINY = DiTConfig(depth=2, width=32, heads=2, patch=2)
+TINY = DiTConfig(depth=2, hidden_size=32, num_heads=2, patch_size=2)
 
 
 def tiny(block: str = "adaln-zero", *, trained: bool = True, **facts) -> DiT:

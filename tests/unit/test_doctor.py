@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from dit_eval.assets import folder
 from dit_eval.cli import main
-from dit_eval.doctor import diagnose
-from dit_eval.evaluate import make_reference
-from dit_eval.measure import load_measurer
-from dit_eval.references import open_reference
+from dit_eval.diagnostics.doctor import diagnose
+from dit_eval.evaluation.extraction import load_extraction
+from dit_eval.evaluation.pipeline import make_reference
+from dit_eval.evaluation.references import open_reference
+from dit_eval.io.assets import folder
 from tests.shared import shared
 
 DIGITS = folder("reference_stats") / "digits.npz"
@@ -34,9 +34,9 @@ def found(arrays: Arrays, folder: Path, reference: Path | None = DIGITS) -> set[
     """Names of the findings in these arrays, by protocol digits."""
     path = folder / "batch.npz"
     np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
-    measurer = load_measurer("digits", device="cpu", cache=False)
+    extraction = load_extraction("digits", device="cpu", cache=False)
     usual = open_reference(reference) if reference else None
-    return {each.name for each in diagnose(path, usual, measurer)}
+    return {each.name for each in diagnose(path, usual, extraction)}
 
 
 def test_a_good_batch_is_left_in_peace(digits: Arrays, tmp_path: Path) -> None:

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dit_eval import assets
 from dit_eval.cli import main
 from dit_eval.errors import StatisticsError
-from dit_eval.evaluate import evaluate
+from dit_eval.evaluation.pipeline import evaluate
+from dit_eval.io import assets
+from dit_eval.io.npz import members, write_npz
 from dit_eval.metrics.fid_infinity import extrapolated_distance, subset_sizes
 from dit_eval.metrics.frechet import frechet_distance, frechet_influence
 from dit_eval.metrics.gaussian import Gaussian, Moments
-from dit_eval.npz import members, write_npz
-from dit_eval.results import Result, read_result
+from dit_eval.results.result import Result, read_result
 
 D = 48
 ROOT = np.random.default_rng(7).normal(size=(D, D)) / np.sqrt(D) + 0.5 * np.eye(D)

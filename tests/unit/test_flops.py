@@ -14,13 +14,13 @@ from click.testing import CliRunner
 from torch.utils.flop_counter import FlopCounterMode
 
 import dit_eval
-from dit_eval import flops
 from dit_eval.cli import main
+from dit_eval.cost import counter as flops
+from dit_eval.cost.counter import count_decoder, count_flops
+from dit_eval.cost.table import FlopRow, flop_rows
 from dit_eval.dit import BLOCKS, DIT, DiTConfig, build_dit
 from dit_eval.errors import CostError, UsageError
-from dit_eval.flop_table import FlopRow, flop_rows
-from dit_eval.flops import count_decoder, count_flops
-from dit_eval.published import published_gflops
+from dit_eval.results.published import published_gflops
 
 SD_VAE = {  # the decoder of stabilityai/sd-vae-ft-ema and -mse, as their config.json says
     "in_channels": 4,
@@ -41,14 +41,18 @@ def counted_by_torch(model: torch.nn.Module, *inputs: torch.Tensor) -> int:
 
 def closed_formula(config: DiTConfig, size: int, block: str) -> int:
     """The same by hand, from the layers' widths."""
-    d, tokens, sequence = config.width, (size // config.patch) ** 2, (size // config.patch) ** 2
+    d, tokens, sequence = (
+        config.hidden_size,
+        (size // config.patch_size) ** 2,
+        (size // config.patch_size) ** 2,
+    )
     if block == "in-context":
         sequence += 2
     per_block = 12 * d * d * sequence + 2 * sequence**2 * d  # qkv, proj, MLP; the two products
     if block == "cross-attention":  # query and output for each token, key and value for two, both products
         per_block += 2 * d * d * tokens + 2 * d * d * 2 + 2 * tokens * 2 * d
     vectors = {"adaln-zero": 6, "adaln": 4}.get(block, 0)  # regressed in each block
-    ends = tokens * (4 + 8) * config.patch**2 * d + 256 * d + d * d  # patches in and out; t
+    ends = tokens * (4 + 8) * config.patch_size**2 * d + 256 * d + d * d  # patches in and out; t
     return config.depth * (per_block + vectors * d * d) + ends + (2 * d * d if vectors else 0)
 
 
@@ -132,7 +136,7 @@ def test_an_operator_that_fvcore_counts_under_a_name_of_its_own_is_an_error_too(
 
 
 def test_the_public_name_counts_a_model_of_ones_own():
-    tiny = DiTConfig(depth=3, width=32, heads=2, patch=2)
+    tiny = DiTConfig(depth=3, hidden_size=32, num_heads=2, patch_size=2)
     count = dit_eval.count_flops(tiny, image_size=64, block="adaln")
     assert count.macs == closed_formula(tiny, 8, "adaln")
     assert set(count.by_operator) == {"attention", "linear", "convolution", "conditioning"}

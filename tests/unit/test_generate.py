@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from dit_eval.assets import sha256
-from dit_eval.distributed import Lane, Rank
+from dit_eval.cost.counter import count_flops
 from dit_eval.errors import CheckpointError, UsageError
-from dit_eval.flops import count_flops
-from dit_eval.generate import generate
-from dit_eval.sampling import network as sampling_network
+from dit_eval.generation import batch_sampler
+from dit_eval.generation.pipeline import generate
+from dit_eval.io.assets import sha256
+from dit_eval.runtime.distributed import Rank, StridedShard
 from tests.tiny import CLASSES, CONFIG, TINY_VAE, save_tiny
 
 NUM = 14
@@ -185,7 +185,7 @@ def test_lanes_of_ranks_within_shards_share_the_work(monkeypatch):
     for k in (1, 2, 3):
         for rank in ("0", "1"):
             monkeypatch.setenv("RANK", rank)
-            lane = Lane.of(Rank.from_environment(), (k, 3))
+            lane = StridedShard.of(Rank.from_environment(), (k, 3))
             taken += [piece for piece in range(20) if lane.takes(piece)]
     assert sorted(taken) == list(range(20))
 
@@ -202,7 +202,7 @@ def test_record_says_how_the_batch_was_made(draw):
 def ticking(monkeypatch):
     """A clock that is read once a batch and shows a second more each time."""
     seconds = itertools.count()
-    monkeypatch.setattr(sys.modules["dit_eval.generate"], "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(sys.modules["dit_eval.generation.decode"], "monotonic", lambda: next(seconds))
 
 
 def speed_of(path) -> tuple[int, float]:
@@ -248,7 +248,7 @@ def test_compiled_network_draws_the_same_images(draw, monkeypatch):
         calls.append(function)
         return function
 
-    monkeypatch.setattr(sampling_network.torch, "compile", eager)
+    monkeypatch.setattr(batch_sampler.torch, "compile", eager)
     compiled = images(draw("b.npz", compile=True))
     assert len(calls) == 1
     np.testing.assert_array_equal(compiled, images(draw("a.npz")))

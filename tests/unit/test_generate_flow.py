@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from dit_eval.assets import sha256
 from dit_eval.errors import UsageError
-from dit_eval.generate import generate
+from dit_eval.generation.pipeline import generate
+from dit_eval.io.assets import sha256
 from tests.tiny import CONFIG, save_tiny
 
 NUM = 6

@@ -10,7 +10,7 @@ from dit_eval.metrics.gaussian import Gaussian, Moments
 from dit_eval.metrics.inception_score import InceptionScore, score_influence
 from dit_eval.metrics.intervals import interval, normal_quantile, standard_error
 from dit_eval.metrics.precision_recall import precision_recall
-from dit_eval.metrics.shuffle import shuffles
+from dit_eval.metrics.shuffle import permutations
 
 STEP = 1e-5
 
@@ -93,7 +93,7 @@ def test_the_variance_of_recall_is_what_is_seen_among_parts_of_the_samples(
 ) -> None:
     reference, samples = points(4, n), points(5, m)
     found = precision_recall(reference, samples)
-    order = next(shuffles(m))
+    order = next(permutations(m))
     alone = [precision_recall(reference, samples[order[part::parts]]) for part in range(parts)]
     inside = np.stack([each.reference_inside for each in alone], axis=1)
     np.testing.assert_array_equal(found.inside_parts, inside)

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dit_eval import linear as module
-from dit_eval.linear import Linear
+from dit_eval.runtime import onednn as module
+from dit_eval.runtime.onednn import Linear
 
 
 def layer(rows: tuple[int, ...] = (2, 40), *, gelu: bool = False) -> tuple[Linear, torch.Tensor]:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dit_eval.assets import folder
 from dit_eval.cli import main
 from dit_eval.errors import StatisticsError
-from dit_eval.evaluate import make_reference
-from dit_eval.moments import MomentFile, merge, read_moments, subtract
+from dit_eval.evaluation.pipeline import make_reference
+from dit_eval.evaluation.stats_files import MomentFile, merge, read_moments, subtract
+from dit_eval.io.assets import folder
 
 CUTS = {"a": slice(0, 700), "b": slice(700, 1000), "c": slice(1000, None), "whole": slice(None)}
 

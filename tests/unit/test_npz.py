@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dit_eval import npz
-from dit_eval.batches import open_images
 from dit_eval.errors import BatchError
+from dit_eval.io import npz
+from dit_eval.io.batches import open_images
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 6, 5, 3), dtype=np.uint8)
 

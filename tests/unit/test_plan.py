@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dit_eval.errors import UsageError
-from dit_eval.sampling.plan import Plan, choose_labels
+from dit_eval.generation.plan import Plan, choose_labels
 
 
 def labels(spec: str, num: int = 1000, num_classes: int = 10, seed: int = 0) -> np.ndarray:

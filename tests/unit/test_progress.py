@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from dit_eval.commands import progress
-from dit_eval.generate import Progress
+from dit_eval.generation.pipeline import Progress
 
 
 @pytest.fixture(autouse=True)

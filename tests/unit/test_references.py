@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dit_eval.errors import BatchError, StatisticsError, UsageError
-from dit_eval.references import has_statistics, open_reference, require_same_protocol
+from dit_eval.evaluation.references import has_statistics, open_reference, require_same_protocol
 
 IMAGES = np.zeros((5, 8, 8, 3), np.uint8)
 STATISTICS = {"mu": np.zeros(4), "sigma": np.eye(4), "mu_s": np.zeros(3), "sigma_s": np.eye(3)}

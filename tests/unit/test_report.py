@@ -16,7 +16,7 @@ from dit_eval.errors import ResultError
 from dit_eval.report.figures import FIGURES, figures, svg
 from dit_eval.report.page import write_report
 from dit_eval.report.pictures import draw_sheet
-from dit_eval.results import Result, write_result
+from dit_eval.results.result import Result, write_result
 from tests.handmade import handmade
 
 GUIDED = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dit_eval.errors import ResultError
-from dit_eval.results import Result, read_result
+from dit_eval.results.result import Result, read_result
 
 RESULT = Result(
     metrics={"fid": 2.2712345, "inception_score": 278.24},

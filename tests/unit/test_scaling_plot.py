@@ -9,11 +9,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from dit_eval.cli import main
+from dit_eval.cost.table import flop_rows
 from dit_eval.errors import ResultError, UsageError
-from dit_eval.flop_table import flop_rows
 from dit_eval.report.figures import figures, svg
 from dit_eval.report.scaling import plot_scaling
-from dit_eval.results import write_result
+from dit_eval.results.result import write_result
 from tests.handmade import handmade
 
 

@@ -8,10 +8,10 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
-from dit_eval import shards
-from dit_eval.assets import sha256
 from dit_eval.errors import BatchError, UsageError
-from dit_eval.shards import ShardFolder
+from dit_eval.generation import shards
+from dit_eval.generation.shards import ShardFolder
+from dit_eval.io.assets import sha256
 
 SHAPE = (4, 4, 3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, *SHAPE), dtype=np.uint8)

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from dit_eval import assets
-from dit_eval.assets import Asset
 from dit_eval.dit import DiTConfig
 from dit_eval.errors import UsageError
-from dit_eval.source import find_model
+from dit_eval.generation.model_lookup import find_model
+from dit_eval.io import assets
+from dit_eval.io.assets import Asset
 
-SHAPE = {"depth": 2, "width": 64, "heads": 2, "patch": 2}
+SHAPE = {"depth": 2, "hidden_size": 64, "num_heads": 2, "patch_size": 2}
 REGISTERED = {
     asset.name: asset
     for asset in (

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dit_eval.npz import members, write_npz
-from dit_eval.spool import Spool
+from dit_eval.evaluation.feature_stats import DiskRows
+from dit_eval.io.npz import members, write_npz
 
 ROWS = np.random.default_rng(5).standard_normal((5000, 7)).astype(np.float16)
 
 
-def filled() -> Spool:
-    spool = Spool(7)
+def filled() -> DiskRows:
+    spool = DiskRows(7)
     for start in range(0, len(ROWS), 999):
         spool.append(ROWS[start : start + 999])
     return spool
@@ -40,6 +40,6 @@ def test_it_is_written_as_an_array(tmp_path: Path) -> None:
 
 
 def test_values_beyond_float16_are_clipped() -> None:
-    spool = Spool(1)
+    spool = DiskRows(1)
     spool.append(np.array([[1e6]], np.float32))
     assert spool[:][0, 0] == np.finfo(np.float16).max

@@ -7,9 +7,9 @@ from click.testing import CliRunner
 
 from dit_eval.cli import main
 from dit_eval.errors import ResultError
-from dit_eval.published import architecture, published_results
-from dit_eval.results import write_result
-from dit_eval.table2 import paper_row, table2
+from dit_eval.results.published import architecture, published_results
+from dit_eval.results.result import write_result
+from dit_eval.results.table2 import paper_row, table2
 from tests.handmade import handmade
 
 

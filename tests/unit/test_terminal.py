@@ -1,13 +1,13 @@
 """What a terminal shows of the names of files."""
 
-from dit_eval.terminal import dense_table, shown
+from dit_eval.report.terminal import dense_table, render_text
 
 
 def test_brackets_and_colons_in_a_files_name_are_shown_as_they_are() -> None:
     table = dense_table()
     table.add_column("file")
     table.add_row("runs[1]:smile:.npz")
-    assert shown(table, "[bold]x[/bold].npz").splitlines()[-3:] == [
+    assert render_text(table, "[bold]x[/bold].npz").splitlines()[-3:] == [
         " runs[1]:smile:.npz",
         "",
         "[bold]x[/bold].npz",
@@ -16,7 +16,7 @@ def test_brackets_and_colons_in_a_files_name_are_shown_as_they_are() -> None:
 
 def test_a_name_longer_than_a_line_is_one_word() -> None:
     name = "/".join(["folder"] * 20)
-    assert shown(f"{name} against {name}.json, 500 images", width=40).splitlines() == [
+    assert render_text(f"{name} against {name}.json, 500 images", width=40).splitlines() == [
         name,
         "against",
         f"{name}.json,",

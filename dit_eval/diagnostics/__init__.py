@@ -1,0 +1,1 @@
+"""Checks of inputs and of the installation: doctor, certify, reproduce."""

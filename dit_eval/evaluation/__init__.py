@@ -1,0 +1,1 @@
+"""From image batches to a result."""

@@ -1,0 +1,139 @@
+"""References: images, stored statistics, or both; and how to make one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dit_eval.errors import BatchError, StatisticsError, UsageError
+from dit_eval.evaluation.feature_stats import FeatureStats
+from dit_eval.io import assets, npz
+from dit_eval.io.batches import Images, NpzImages, open_images
+from dit_eval.metrics.gaussian import Gaussian
+
+# ADM's names: pool (FID) and spatial (sFID) statistics.
+_POOL, _SPATIAL = ("mu", "sigma"), ("mu_s", "sigma_s")
+_PROVENANCE = "provenance"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One side of an evaluation. What it lacks is None; it has images or statistics.
+
+    provenance: what `ref make` wrote (protocol, weights, n), empty for other files.
+    """
+
+    path: Path
+    images: Images | None
+    pool: Gaussian | None
+    spatial: Gaussian | None
+    provenance: dict[str, Any]
+
+    @property
+    def protocol(self) -> str | None:
+        """The name of the protocol by which `ref make` measured it, None for other files."""
+        return self.provenance.get("protocol", {}).get("name")
+
+    def statistics_digest(self) -> str | None:
+        """SHA-256 of the stored means and covariances, None where there are none."""
+        stored = [gaussian for gaussian in (self.pool, self.spatial) if gaussian]
+        if not stored:
+            return None
+        sha = hashlib.sha256()
+        for gaussian in stored:
+            sha.update(np.ascontiguousarray(gaussian.mean).data)
+            sha.update(np.ascontiguousarray(gaussian.covariance).data)
+        return sha.hexdigest()
+
+
+def open_reference(name: str | Path, *, offline: bool = False) -> Reference:
+    """The reference behind a path or a registered name.
+
+    Raises UsageError for an unknown name, BatchError or StatisticsError for a file that is not one.
+    """
+    path = Path(name)
+    if not path.exists():
+        if path.suffix or len(path.parts) > 1:
+            raise BatchError(f"{path}: no such file or folder.")
+        path = assets.fetch(assets.lookup("reference_stats", str(name)), offline=offline)
+    if path.is_dir() or path.suffix != ".npz":
+        return Reference(path, open_images(path), None, None, {})
+    arrays = npz.members(path)
+    pool, spatial = (_gaussian(path, arrays, *names) for names in (_POOL, _SPATIAL))
+    if "arr_0" not in arrays and pool is None and spatial is None:
+        raise BatchError(
+            f"{path}: neither images ('arr_0') nor statistics ('mu' and 'sigma') in it "
+            f"(found: {', '.join(sorted(arrays)) or 'nothing'})."
+        )
+    images = NpzImages(path, arrays) if "arr_0" in arrays else None
+    return Reference(path, images, pool, spatial, _read_provenance(path, arrays))
+
+
+def has_statistics(path: Path) -> bool:
+    """True if the file carries stored statistics, as references do."""
+    return path.suffix == ".npz" and any(name in npz.members(path) for name in (*_POOL, *_SPATIAL))
+
+
+def require_same_protocol(reference: Reference, protocol: str, fingerprint: str) -> None:
+    """Refuse statistics that were made under another protocol. Raises StatisticsError."""
+    made = reference.provenance.get("protocol", {})
+    if made and made.get("fingerprint") != fingerprint:
+        raise StatisticsError(
+            f"{reference.path} holds statistics of protocol {made.get('name')} "
+            f"(fingerprint {made.get('fingerprint')}), and this run measures {protocol} ({fingerprint}): "
+            "other weights or another resize. Make the reference again with `dit-eval ref make`."
+        )
+
+
+def write_reference(out: Path, images: Images, statistics: FeatureStats, provenance: dict[str, Any]) -> None:
+    """Write statistics, images, their labels where there are any, and provenance. Raises BatchError."""
+    if out.suffix != ".npz":
+        raise UsageError(f"{out}: a reference is an .npz file; name it {out.with_suffix('.npz').name}.")
+    pool, spatial = statistics.pool.gaussian(), statistics.spatial.gaussian()
+    labels = images.labels()
+    npz.write_npz(
+        out,
+        {
+            "mu": pool.mean,
+            "sigma": pool.covariance,
+            "mu_s": spatial.mean,
+            "sigma_s": spatial.covariance,
+            "arr_0": npz.Rows((len(images), *images.size, 3), np.uint8, images.blocks(256)),
+            **({} if labels is None else {"arr_1": labels}),
+            _PROVENANCE: np.array(json.dumps(provenance, sort_keys=True)),
+        },
+    )
+
+
+def _gaussian(path: Path, arrays: dict[str, npz.Member], mean: str, covariance: str) -> Gaussian | None:
+    present = [name for name in (mean, covariance) if name in arrays]
+    if not present:
+        return None
+    if len(present) == 1:
+        missing = covariance if present == [mean] else mean
+        raise StatisticsError(f"{path}: has {present[0]!r} but no {missing!r}; a reference needs both.")
+    values = [arrays[name].read() for name in (mean, covariance)]
+    for name, value in zip((mean, covariance), values, strict=True):
+        if value.dtype.kind != "f":
+            raise StatisticsError(f"{path}: {name!r} is {value.dtype}; expected floating-point numbers.")
+    try:
+        return Gaussian(*(value.astype(np.float64) for value in values))
+    except StatisticsError as error:
+        raise StatisticsError(f"{path}: {mean!r} and {covariance!r}: {error}") from None
+
+
+def _read_provenance(path: Path, arrays: dict[str, npz.Member]) -> dict[str, Any]:
+    if _PROVENANCE not in arrays:
+        return {}
+    try:
+        provenance = json.loads(str(arrays[_PROVENANCE].read()))
+    except ValueError:
+        provenance = None
+    if not isinstance(provenance, dict):
+        raise BatchError(f"{path}: its provenance is not the JSON object that `dit-eval ref make` writes.")
+    return provenance

@@ -1,0 +1,72 @@
+"""From a stream of images to a stream of features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from dit_eval.features.digits import load_digits_network
+from dit_eval.features.inception import load_inception
+from dit_eval.features.protocols import Protocol
+from dit_eval.features.resize import RESIZES
+from dit_eval.io.batches import Images, prefetch
+from dit_eval.runtime.malloc import freed_memory_kept
+
+NETWORKS: dict[str, Callable[[Path], nn.Module]] = {
+    "inception-2015-12-05": load_inception,
+    "digits": load_digits_network,
+}
+
+
+class Features(NamedTuple):
+    """Features of N images, float32: pool (N, D), spatial (N, S), probabilities (N, K)."""
+
+    pool: np.ndarray
+    spatial: np.ndarray
+    probabilities: np.ndarray
+
+
+class FeatureExtractor:
+    """A protocol's resize and network on a device: uint8 (N, H, W, 3) → Features."""
+
+    def __init__(self, protocol: Protocol, weights: Path, device: torch.device):
+        self.protocol = protocol
+        self.device = device
+        self._resize = RESIZES[protocol.resize]
+        self._network = NETWORKS[protocol.network](weights).to(device)
+
+    @property
+    def dimensions(self) -> tuple[int, int, int]:
+        """Lengths of a pool and of a spatial feature, and the number of classes."""
+        return self._network.dimensions  # type: ignore[return-value]
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray) -> Features:
+        """Features of one block of images."""
+        with self._full_float32():
+            x = torch.from_numpy(images).to(self.device, non_blocking=True)
+            return Features(*(y.float().cpu().numpy() for y in self._network(self._resize(x))))
+
+    def stream(
+        self, images: Images, batch_size: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[Features]:
+        """Features of images start…stop in file order, block by block; decoding runs ahead.
+
+        Images of a running program are made where they are read: in its own thread.
+        """
+        blocks = images.blocks(batch_size, start, stop)
+        with freed_memory_kept(self.device):
+            for block in blocks if images.once else prefetch(blocks):
+                yield self(block)
+
+    def _full_float32(self) -> AbstractContextManager[None]:
+        """The same convolutions on every run, and none in TensorFloat-32, which moves features by 1e-3."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

@@ -1,0 +1,1 @@
+"""Results as data: the result itself, checks, comparability and published rows."""

@@ -1,0 +1,1 @@
+"""Process groups, memory allocation and matrix products: how the machine is used."""
