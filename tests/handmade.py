@@ -29,8 +29,8 @@ def handmade(
     drawn: dict[str, Any] = {"plan": plan, "macs": 118_600_000_000} if model else {}
     return Result(
         metrics=measured,
-        against=dict.fromkeys(measured, "stored statistics"),
-        absent={},
+        measured_against=dict.fromkeys(measured, "stored statistics"),
+        missing={},
         protocol={
             "name": protocol,
             "network": "inception-2015-12-05",

@@ -98,8 +98,8 @@ def evaluate(
     return Result(
         metrics=numbers.metrics,
         intervals=numbers.intervals(),
-        against=numbers.against,
-        absent=numbers.absent,
+        measured_against=numbers.against,
+        missing=numbers.absent,
         **circumstances,
         fingerprint=fingerprint(**circumstances),
         environment=_environment(extraction, time.monotonic() - began),

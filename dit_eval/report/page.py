@@ -87,9 +87,9 @@ def _numbers(result: Result) -> Iterator[tuple[str, tuple[str, str]]]:
     for name, metric in METRICS.items():
         title = f"{METRICS[metric.parent].title}, {metric.title}" if metric.parent else metric.title
         if name in result.metrics:
-            yield title, (f"{result.metrics[name]:.{metric.digits}f}", result.against[name])
-        elif name in result.absent:
-            yield title, ("absent", result.absent[name])
+            yield title, (f"{result.metrics[name]:.{metric.digits}f}", result.measured_against[name])
+        elif name in result.missing:
+            yield title, ("absent", result.missing[name])
 
 
 def _circumstances(result: Result) -> Iterator[tuple[str, str]]:

@@ -73,8 +73,8 @@ class Result:
     """
 
     metrics: Mapping[str, float]
-    against: Mapping[str, str]
-    absent: Mapping[str, str]
+    measured_against: Mapping[str, str]
+    missing: Mapping[str, str]
     protocol: Mapping[str, Any]
     samples: Mapping[str, Any]
     reference: Mapping[str, Any]
@@ -117,13 +117,13 @@ class Result:
         """The metrics as a table, for notebooks."""
         rows = [
             f"<tr><td>{metric.title}</td><td>{self.metrics[name]:.{metric.digits}f}</td>"
-            f"<td>{escape(self.against[name])}</td></tr>"
+            f"<td>{escape(self.measured_against[name])}</td></tr>"
             for name, metric in METRICS.items()
             if name in self.metrics
         ]
         rows += [
             f"<tr><td>{METRICS[name].title}</td><td>absent</td><td>{escape(reason)}</td></tr>"
-            for name, reason in self.absent.items()
+            for name, reason in self.missing.items()
         ]
         about = f"{self.name}: {self.samples['n']:,} images, protocol {self.protocol['name']}"
         head = "<tr><th>metric</th><th>value</th><th>measured against</th></tr>"
@@ -147,9 +147,9 @@ class Result:
             if name in self.metrics:
                 style = "dim" if metric.parent else "bold"
                 value = f"{self.metrics[name]:.{metric.digits}f}"
-                table.add_row(title, value, *self._reach(name), self.against[name], style=style)
-            elif name in self.absent:
-                table.add_row(title, "absent", *self._reach(name), self.absent[name])
+                table.add_row(title, value, *self._reach(name), self.measured_against[name], style=style)
+            elif name in self.missing:
+                table.add_row(title, "absent", *self._reach(name), self.missing[name])
         return table
 
     def _reach(self, name: str) -> list[str]:

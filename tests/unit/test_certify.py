@@ -144,7 +144,7 @@ def test_a_number_that_cannot_be_computed_does_not_hold(
     (batch,) = json.loads(out.read_text("utf-8"))["batches"]
     assert batch["numbers"]["fid"]["verdict"] == "holds"
     assert batch["numbers"]["recall"]["found"] is None
-    assert "recall" in batch["result"]["absent"]
+    assert "recall" in batch["result"]["missing"]
 
 
 def test_an_interrupted_download_is_exit_2_and_goes_on_where_it_stopped(

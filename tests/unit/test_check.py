@@ -68,8 +68,8 @@ def result(metrics: dict[str, float] | None = None, /, **plan: Any) -> Result:
         intervals={
             n: {"se": e, "low": values[n] - 2 * e, "high": values[n] + 2 * e} for n, e in errors.items()
         },
-        against=dict.fromkeys(METRICS, "something"),
-        absent={},
+        measured_against=dict.fromkeys(METRICS, "something"),
+        missing={},
         protocol=PROTOCOL,
         samples=SAMPLES | {"plan": PLAN | plan},
         reference={"path": "imagenet-256", "statistics": "stored", "statistics_sha256": "c" * 64},

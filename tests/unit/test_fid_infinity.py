@@ -86,7 +86,7 @@ def measured(samples: Path, reference: str | Path = "digits", *, fid_infinity: b
 def test_a_result_has_it_beside_fid_when_asked_and_every_other_number_as_without(tmp_path: Path) -> None:
     samples = digits(tmp_path / "b.npz", 300)
     without, asked = (measured(samples, fid_infinity=flag) for flag in (False, True))
-    assert "fid_infinity" not in {*without.metrics, *without.absent}
+    assert "fid_infinity" not in {*without.metrics, *without.missing}
     assert {name: value for name, value in asked.metrics.items() if name != "fid_infinity"} == without.metrics
     assert asked.fingerprint == without.fingerprint
     assert asked.metrics["fid_infinity"] < asked.metrics["fid"]
@@ -97,11 +97,11 @@ def test_a_result_has_it_beside_fid_when_asked_and_every_other_number_as_without
 
 def test_too_few_images_and_a_reference_without_statistics_have_none_for_a_reason(tmp_path: Path) -> None:
     few = measured(digits(tmp_path / "few.npz", 255), fid_infinity=True)
-    assert few.absent["fid_infinity"] == "FID∞ takes 256 images for 64 features, and these are 255"
+    assert few.missing["fid_infinity"] == "FID∞ takes 256 images for 64 features, and these are 255"
     arrays = members(assets.folder("reference_stats") / "digits.npz")
     write_npz(tmp_path / "bare.npz", {name: arrays[name].read() for name in ("mu_s", "sigma_s")})
     bare = measured(digits(tmp_path / "b.npz", 300), tmp_path / "bare.npz", fid_infinity=True)
-    assert bare.absent["fid_infinity"] == bare.absent["fid"]
+    assert bare.missing["fid_infinity"] == bare.missing["fid"]
 
 
 def test_the_command_writes_it_on_request(tmp_path: Path) -> None:

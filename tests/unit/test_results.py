@@ -12,8 +12,8 @@ from dit_eval.results.result import Result, read_result
 
 RESULT = Result(
     metrics={"fid": 2.2712345, "inception_score": 278.24},
-    against={"fid": "stored statistics", "inception_score": "itself"},
-    absent={"precision": "the reference has statistics only"},
+    measured_against={"fid": "stored statistics", "inception_score": "itself"},
+    missing={"precision": "the reference has statistics only"},
     protocol={
         "name": "adm",
         "network": "inception-2015-12-05",
