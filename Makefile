@@ -1,16 +1,16 @@
-# Thin on purpose: CI and people call the same targets. Each one makes .venv by itself.
+# CI and developers call the same targets. Each one creates .venv if it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# no baseline is the same to the bit on another processor: its threads and vector units round differently
+# Another processor rounds differently, so a baseline cannot be expected to match to the last bit.
 ROUNDING := $(foreach metric,fid sfid inception_score precision recall,--tolerance $(metric)=1%)
 
-.PHONY: help install check format test unit slow regression demo bench clean
+.PHONY: help install check format test unit slow regression demo bench dist clean
 
-help: ## this list
+help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-install: $(INSTALLED) ## make .venv with everything that the targets below need
+install: $(INSTALLED) ## create .venv with everything that the targets below need
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
@@ -21,31 +21,34 @@ check: $(INSTALLED) ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-format: $(INSTALLED) ## rewrite to the house format
+format: $(INSTALLED) ## apply the formatter and the automatic lint fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 test: unit ## every tier of tests
 	$(BIN)/pytest tests/oracle tests/e2e
 
-unit: $(INSTALLED) ## the tier that takes seconds
+unit: $(INSTALLED) ## unit tests, about a minute
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto tests/unit
 
-slow: $(INSTALLED) ## simulations of known truth: coverage of intervals, false alarms of the check
+slow: $(INSTALLED) ## simulations with known answers: coverage of intervals, false alarms of the check
 	$(BIN)/pytest -m simulation
 
-regression: $(INSTALLED) ## draw the bundled digits, measure them and check them against the recorded baseline
+regression: $(INSTALLED) ## sample the bundled digits, evaluate them and check them against the recorded baseline
 	mkdir -p build/regression
-	$(BIN)/dit-eval sample --model digits --num 500 --fresh --out build/regression/batch.npz
+	$(BIN)/dit-eval sample --model digits --num-samples 500 --fresh --out build/regression/batch.npz
 	$(BIN)/dit-eval fid build/regression/batch.npz digits --protocol digits --json build/regression/result.json
 	$(BIN)/dit-eval check build/regression/result.json --baseline tests/fixtures/digits-baseline.json $(ROUNDING)
 
-demo: $(INSTALLED) ## the main job on small real input, end to end
+demo: $(INSTALLED) ## the whole pipeline on the bundled digits, about a minute
 	$(BIN)/dit-eval demo
 
-bench: $(INSTALLED) ## the evaluation side by side with its peers; benchmarks/ has the others
+bench: $(INSTALLED) ## benchmark the evaluation against other packages; benchmarks/ has more
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python benchmarks/evaluate.py
 
-clean: ## remove what the targets above made
+dist: $(INSTALLED) ## build the source distribution and the wheel into dist/
+	$(BIN)/python -m build --no-isolation --outdir dist
+
+clean: ## remove what the targets above created
 	rm -rf .venv demo build dist

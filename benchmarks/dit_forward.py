@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from dit_eval.dit import DIT, DiT, load_dit, model_name
 from dit_eval.dit.blocks import AdaLNZeroBlock
-from dit_eval.runtime.malloc import keep_freed_memory
+from dit_eval.runtime.malloc import keep_freed_memory_until_exit
 from dit_eval.runtime.onednn import Linear
 from dit_eval.sampling.guidance import shared_rows
 
@@ -193,7 +193,7 @@ def rows_of(model: str, images: int, times: dict[str, list[float]]) -> list[dict
 @click.option("--device", default="cpu", show_default=True)
 def main(models: tuple[str, ...], images: int, rounds: int, compiled: bool, device: str) -> None:
     """Time one guided step and keep the result as CSV."""
-    keep_freed_memory()  # for all of them: the setting is the process's
+    keep_freed_memory_until_exit()  # for all of them: the setting is the process's
     rows = []
     for model in map(model_name, models):
         dit, peer = same_weights(model, device)

@@ -31,7 +31,7 @@ from dit_eval.io import assets
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.gaussian import Gaussian
 from dit_eval.metrics.precision_recall import precision_recall
-from dit_eval.runtime.malloc import keep_freed_memory
+from dit_eval.runtime.malloc import keep_freed_memory_until_exit
 
 Work = Callable[[], np.ndarray]  # one round of the task; what it returns is compared
 Contestant = Callable[..., Work]  # prepares in its own process
@@ -49,7 +49,7 @@ def images(n: int) -> np.ndarray:
 
 def ours_features(n: int, weights: Path) -> Work:
     extractor, batch = FeatureExtractor(PROTOCOLS["adm"], weights, torch.device("cpu")), images(n)
-    keep_freed_memory()  # as `FeatureExtractor.stream` does, from its first batch to its last
+    keep_freed_memory_until_exit()  # as `FeatureExtractor.stream` does, from its first batch to its last
     return lambda: extractor(batch).pool
 
 

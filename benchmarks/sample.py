@@ -32,7 +32,7 @@ from dit_eval.dit import DiT, model_name
 from dit_eval.generation.batch_sampler import BatchSampler
 from dit_eval.generation.decode import vae_decoder
 from dit_eval.generation.plan import Plan
-from dit_eval.runtime.malloc import keep_freed_memory
+from dit_eval.runtime.malloc import keep_freed_memory_until_exit
 from dit_eval.runtime.precision import PRECISIONS, matmul_precision
 from dit_eval.sampling.schedules import diffusion_schedule
 
@@ -52,7 +52,7 @@ def ours(batch_sampler: BatchSampler, vae: AutoencoderKL, images: int) -> Draw:
     decoder = vae_decoder(vae, scale=0.18215, name="small")
 
     def draw() -> np.ndarray:
-        samples = batch_sampler.draw(np.arange(images), tell=lambda share: None)
+        samples = batch_sampler.sample(np.arange(images), report_progress=lambda fraction: None)
         return decoder.decode(samples).cpu().numpy()
 
     return draw
@@ -133,7 +133,7 @@ def main(
     device: str,
 ) -> None:
     """Time whole batch_sampler and keep the result as CSV."""
-    keep_freed_memory()  # for all of them: the setting is the process's
+    keep_freed_memory_until_exit()  # for all of them: the setting is the process's
     place = torch.device(device)
     rows = []
     for model in map(model_name, models):

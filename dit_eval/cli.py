@@ -1,12 +1,13 @@
-"""The command line: parse, one call, print. An error is one line and exit 2.
+"""The command line: the table of commands, error handling and exit codes.
 
-Exit codes: 0 good, 1 a check failed, 2 wrong use or bad input, 130 interrupted.
+Exit codes: 0 good, 1 a check failed, 2 wrong use or bad input, 70 internal error, 130 interrupted.
 Results go to standard output, progress and warnings to standard error.
 """
 
 from __future__ import annotations
 
 import sys
+import traceback
 
 import click
 
@@ -30,33 +31,23 @@ from dit_eval.version import __version__
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="dit-eval")
+@click.option("--debug", is_flag=True, help="Show the traceback of an internal error.")
 @click.pass_context
-def main(context: click.Context) -> None:
-    """The numbers by which diffusion transformers are judged."""
+def main(context: click.Context, debug: bool) -> None:
+    """Sample from diffusion transformers and evaluate the images: FID, sFID, IS, precision and recall."""
+    context.ensure_object(dict)["debug"] = debug
     context.with_resource(downloads_shown(download_bar))
 
 
-main.add_command(certify)
-main.add_command(check)
-main.add_command(demo)
-main.add_command(doctor)
-main.add_command(fid)
-main.add_command(flops)
-main.add_command(models)
-main.add_command(plot)
-main.add_command(ref)
-main.add_command(reproduce)
-main.add_command(sample)
-main.add_command(stats)
-main.add_command(table)
+for command in (certify, check, demo, doctor, fid, flops, models, plot, ref, reproduce, sample, stats, table):
+    main.add_command(command)
 
 
 def run() -> None:
-    """Entry point of the console script: `main`, with our exit codes."""
+    """Entry point of the console script: run `main` and exit with the documented codes."""
+    state = {"debug": False}
     try:
-        code = main.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        code = stop.exit_code
+        code = main.main(standalone_mode=False, obj=state)
     except click.ClickException as error:
         error.show()
         code = 2
@@ -66,4 +57,14 @@ def run() -> None:
     except (KeyboardInterrupt, click.exceptions.Abort):
         click.echo("Interrupted.", err=True)
         code = 130
+    except Exception as error:
+        if state["debug"]:
+            traceback.print_exc()
+        summary = " ".join(f"{type(error).__name__}: {error}".split())
+        click.echo(
+            f"Internal error: {summary}; this is a bug in dit-eval, please report it with the output of the "
+            "same command with --debug (dit-eval --debug COMMAND …).",
+            err=True,
+        )
+        code = 70
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,24 +1,28 @@
-"""What can go wrong, as a user sees it.
+"""Exceptions raised for wrong use and bad input.
 
-DitEvalError            one sentence: what was expected, what was found, what to do (exit 2)
-├── UsageError          options that contradict each other, unknown names
-├── BatchError          images that cannot be read: missing key, wrong dtype or shape, damaged file
-├── StatisticsError     moments or features from which a number cannot be computed
+DitEvalError            base class; the command line prints the message and exits with 2
+├── UsageError          contradictory options or unknown names
+├── BatchError          images that cannot be read or written: missing key, wrong dtype or shape, damaged file
+├── StatisticsError     features or statistics from which a metric cannot be computed
 ├── AssetError          weights, references, manifests: missing, damaged, wrong checksum, no network
-├── CheckpointError     a checkpoint that is not what the chosen model needs
-├── CostError           a model with an operator whose cost is unknown
-└── ResultError         results that cannot be read or compared
+├── CheckpointError     a checkpoint that does not fit the model
+├── CostError           a model with an operator without a registered cost
+└── ResultError         results that cannot be read, written or compared
+
+Messages say what was expected, what was found and what to do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 
 class DitEvalError(Exception):
-    """Base of every error that is the input's fault and not the program's."""
+    """Base class of errors that are caused by the input or the options."""
 
 
 class UsageError(DitEvalError):
-    """Options that contradict each other, or a name that is not registered."""
+    """Contradictory options, or a name that is not registered."""
 
 
 class BatchError(DitEvalError):
@@ -26,11 +30,11 @@ class BatchError(DitEvalError):
 
 
 class StatisticsError(DitEvalError):
-    """Moments or features from which a number cannot be computed."""
+    """Features or statistics from which a metric cannot be computed."""
 
 
 class AssetError(DitEvalError):
-    """Weights, references or manifests that are missing, damaged or out of reach."""
+    """Weights, references or manifests that are missing, damaged or cannot be downloaded."""
 
 
 class CheckpointError(DitEvalError):
@@ -38,8 +42,15 @@ class CheckpointError(DitEvalError):
 
 
 class CostError(DitEvalError):
-    """A model uses an operator of which nobody has said what it costs."""
+    """A model that uses an operator without a registered cost."""
 
 
 class ResultError(DitEvalError):
-    """Results that cannot be read or compared."""
+    """Results that cannot be read, written or compared."""
+
+
+def require_choices(**options: tuple[object, Collection[str]]) -> None:
+    """Raise UsageError unless the value of every option=(value, choices) is one of its choices."""
+    for option, (value, choices) in options.items():
+        if value not in choices:
+            raise UsageError(f"{option.replace('_', ' ')} {value!r} is not one of {', '.join(choices)}.")

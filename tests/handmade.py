@@ -1,4 +1,4 @@
-"""Results made by hand, for what tables and reports do with them."""
+"""Results made by hand, to test tables and reports."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def handmade(
     reference_n: int = 10_000,
     **metrics: float,
 ) -> Result:
-    """The result of a batch that `dit-eval sample` drew, or of any other for `model=None`."""
+    """The result of a batch made by `dit-eval sample`, or of another one for `model=None`."""
     measured = METRICS | metrics
-    plan = {"model": model, "cfg": cfg, "image_size": size, "sampler": "ddpm", "steps": "250", "seed": 0}
+    plan = {"model": model, "cfg": cfg, "cfg_channels": "3", "image_size": size, "seed": 0}
+    plan |= {"sampler": "ddpm", "steps": "250"}
     drawn: dict[str, Any] = {"plan": plan, "macs": 118_600_000_000} if model else {}
     return Result(
         metrics=measured,

@@ -38,4 +38,3 @@ def make_registry(folder: Path) -> Path:
 def use_registry(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Look assets up there, until the patch is undone."""
     patch.setattr(assets, "folder", lambda kind: folder / kind)
-    assets.manifest.cache_clear()

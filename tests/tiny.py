@@ -1,4 +1,4 @@
-"""A DiT so small that a chain takes milliseconds: pixels, ten classes, trained for a second."""
+"""A DiT so small that sampling takes milliseconds: pixels, ten classes, trained for a second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dit_eval.sampling.schedules import diffusion_schedule
 
 CONFIG = DiTConfig(depth=2, hidden_size=64, num_heads=2, patch_size=2)
 CLASSES = 10
-TINY_VAE = {  # for diffusers' AutoencoderKL: two image pixels to a latent one, along a side
+TINY_VAE = {  # for diffusers' AutoencoderKL: two image pixels per latent pixel, along a side
     "block_out_channels": [8, 8],
     "down_block_types": ["DownEncoderBlock2D"] * 2,
     "up_block_types": ["UpDecoderBlock2D"] * 2,
@@ -24,7 +24,7 @@ TINY_VAE = {  # for diffusers' AutoencoderKL: two image pixels to a latent one, 
 
 
 def tiny_dit(*, in_channels: int = 3, input_size: int = 8, steps: int = 150) -> DiT:
-    """The model, trained on one soft pattern for each class, so that samples are not all black and white."""
+    """The model, trained on one low-contrast pattern per class, so that samples have grey levels."""
     torch.manual_seed(0)
     model = build_dit(CONFIG, input_size=input_size, in_channels=in_channels, num_classes=CLASSES)
     patterns = 0.5 * torch.randn(CLASSES, in_channels, input_size, input_size)

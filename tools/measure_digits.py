@@ -14,6 +14,7 @@ import click
 import numpy as np
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from memorisation import share_of_copies
 from safetensors import safe_open
 from safetensors.torch import save_file
 from train_digits import BATCH, CLASSES, CONFIG, LOSSES
@@ -26,7 +27,6 @@ from dit_eval.io import assets
 from dit_eval.io.npz import members, write_npz
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.gaussian import Gaussian, Moments
-from dit_eval.metrics.memorisation import share_of_copies
 
 GUIDANCE = (1.0, 1.25, 1.5)
 HALVES = 20  # random cuts of the data
@@ -161,9 +161,9 @@ def model_card(name: str, measured: dict[str, Any]) -> str:
         trim_blocks=True,
         autoescape=False,
     )
-    about = assets.lookup("models", name).about
+    entry = assets.lookup("models", name)
     template = strict.get_template(f"{name}_card.md.jinja")
-    return template.render(measured, config=CONFIG, batch=BATCH, about=about, cuts=HALVES)
+    return template.render(measured, config=CONFIG, batch=BATCH, entry=entry, cuts=HALVES)
 
 
 if __name__ == "__main__":

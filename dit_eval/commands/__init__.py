@@ -1,1 +1,1 @@
-"""The commands, one module each; `cli` attaches them."""
+"""One module per command of `dit-eval`: parse, call, print."""

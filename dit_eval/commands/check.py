@@ -1,4 +1,4 @@
-"""`dit-eval check`: a gate for CI."""
+"""`dit-eval check`: a regression test for CI."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("result", type=options.FILE)
-@click.option("--baseline", type=options.FILE, help="The JSON of an earlier result.")
-@click.option("--published", metavar="NAME", help="A row of the papers, e.g. dit-xl-2-g-1.50.")
+@click.option("--baseline", type=options.FILE, help="JSON of an earlier result.")
+@click.option("--published", metavar="NAME", help="Published row, e.g. dit-xl-2-g-1.50.")
 @click.option(
     "--tolerance",
-    "tolerance",
     metavar="METRIC=AMOUNT",
     multiple=True,
-    help="How much worse a metric may be: fid=0.1, precision=2%.  [default: 0]",
+    help="Accepted loss of a metric, e.g. fid=0.1 or precision=2%; can be repeated.  [default: 0]",
 )
 @click.option(
-    "--max-gflops", type=click.FloatRange(min=0), help="The most multiply-adds of one pass, in 1e9."
+    "--max-gflops",
+    type=click.FloatRange(min=0),
+    help="Largest accepted cost of a forward pass, in 1e9 multiply-adds.",
 )
 @click.option(
     "--min-speed",
     metavar="RATIO",
     type=click.FloatRange(min=0, min_open=True),
-    help="The least images/s of a process, as a share of the baseline's on the same device: 0.9.",
+    help="Smallest accepted images/s per process, relative to the baseline on the same device, e.g. 0.9.",
 )
 @click.option(
     "--format",
@@ -41,10 +42,10 @@ if TYPE_CHECKING:
     type=click.Choice(["text", "markdown", "junit", "github"]),
     default="text",
     show_default=True,
-    help="github: annotations, and Markdown in the step summary.",
+    help="Output format; github prints annotations and appends Markdown to the step summary.",
 )
-@click.option("--update", is_flag=True, help="Make RESULT the new baseline instead of failing.")
-@click.option("--force", is_flag=True, help="Compare what does not measure the same thing, and say so.")
+@click.option("--update", is_flag=True, help="Save RESULT as the new baseline instead of comparing.")
+@click.option("--force", is_flag=True, help="Compare results even if they do not measure the same thing.")
 @click.pass_context
 def check(
     context: click.Context,
@@ -58,53 +59,50 @@ def check(
     update: bool,
     force: bool,
 ) -> None:
-    """Is RESULT better, the same or worse than a baseline?
+    """Compare RESULT with a baseline or a published result.
 
-    Exit 1 if a metric is worse or a limit broken. What the options leave open is read from
-    [tool.dit-eval.check] in pyproject.toml: baseline, max-gflops, min-speed and a table of tolerances. Two
-    results that do not measure the same thing are refused.
+    Exits with 1 if a metric is significantly worse or a limit is not met. Defaults for --baseline,
+    --max-gflops, --min-speed and a table of tolerances are read from [tool.dit-eval.check] in pyproject.toml.
+    Results that do not measure the same thing are refused.
     """
-    from dit_eval.results.check import Tolerance, settings, update_baseline  # numpy loads here
+    from dit_eval.results.check import Tolerance, settings, update_baseline  # imports numpy
     from dit_eval.results.check import check as run_check
     from dit_eval.results.check_formats import as_markdown, render
 
-    chosen = settings(Path.cwd())
-    if baseline is None and published is None and "baseline" in chosen:
-        baseline = Path(chosen["baseline"])
+    defaults = settings(Path.cwd())
+    if baseline is None and published is None and "baseline" in defaults:
+        baseline = Path(defaults["baseline"])
     if update:
         if baseline is None:
-            raise UsageError("--update writes a baseline; say which with --baseline FILE.json.")
+            raise UsageError("--update needs the file to write: --baseline FILE.json.")
         update_baseline(result, baseline)
         click.echo(baseline)
         return
-    tolerances = {
-        **{key: str(value) for key, value in chosen.get("tolerance", {}).items()},
-        **_pairs(tolerance),
-    }
-    if min_speed is None and published is None:  # of which there is no speed
-        min_speed = chosen.get("min-speed")
-    found = run_check(
+    if min_speed is None and published is None:  # published rows have no speed
+        min_speed = defaults.get("min-speed")
+    tolerances = defaults.get("tolerance", {}) | _parse_pairs(tolerance)
+    report = run_check(
         result,
         baseline,
         published=published,
-        tolerances={name: Tolerance.parse(str(amount)) for name, amount in tolerances.items()},
-        max_gflops=chosen.get("max-gflops") if max_gflops is None else max_gflops,
+        tolerances={metric: Tolerance.parse(str(amount)) for metric, amount in tolerances.items()},
+        max_gflops=defaults.get("max-gflops") if max_gflops is None else max_gflops,
         min_speed=min_speed,
         force=force,
     )
-    click.echo(render(found, style))
+    click.echo(render(report, style))
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if style == "github" and summary:
         with Path(summary).open("a", encoding="utf-8") as stream:
-            stream.write(as_markdown(found) + "\n")
-    context.exit(0 if found.passed else 1)
+            stream.write(as_markdown(report) + "\n")
+    context.exit(0 if report.passed else 1)
 
 
-def _pairs(options: tuple[str, ...]) -> dict[str, str]:
+def _parse_pairs(texts: tuple[str, ...]) -> dict[str, str]:
     pairs = {}
-    for option in options:
-        name, sign, amount = option.partition("=")
+    for text in texts:
+        metric, sign, amount = text.partition("=")
         if not sign:
-            raise UsageError(f"--tolerance {option!r} is not of the form METRIC=AMOUNT, e.g. fid=0.1.")
-        pairs[name] = amount
+            raise UsageError(f"--tolerance {text!r} is not of the form METRIC=AMOUNT, e.g. fid=0.1.")
+        pairs[metric] = amount
     return pairs

@@ -1,4 +1,4 @@
-"""`dit-eval doctor`: what is wrong with a batch of images."""
+"""`dit-eval doctor`: find problems in a batch of images."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from dit_eval.commands import options
-from dit_eval.commands.progress import progress_bar
+from dit_eval.commands.progress import extraction_bar
 
 
 @click.command()
 @click.argument("batch", type=options.PATH)
 @click.argument("reference", metavar="[REF]", required=False)
-@options.measuring
-@click.option("--pixels-only", is_flag=True, help="Leave out what only a feature network can tell.")
+@options.feature_extraction
+@click.option("--pixels-only", is_flag=True, help="Skip the checks that need a feature network.")
 @click.pass_context
 def doctor(
     context: click.Context,
@@ -25,25 +25,26 @@ def doctor(
     protocol: str | None,
     **settings: Any,
 ) -> None:
-    """Find the faults of BATCH that would move its numbers.
+    """Find problems in BATCH that would affect its metrics.
 
-    Order, duplicates, traces of JPEG, NaN and others; REF, a file or a registered name, says what is usual.
-    Exit 1 if there is a fault that makes the numbers wrong.
+    Looks for class-sorted order, duplicates, JPEG artefacts, NaN and more; with REF, a file or a registered
+    name, also for deviations from the reference. Exits with 1 if a problem makes the metrics wrong.
     """
-    from dit_eval.diagnostics.doctor import diagnose  # torch loads here, so --help stays instant
-    from dit_eval.evaluation.extraction import load_extraction
+    from dit_eval.diagnostics.doctor import diagnose
     from dit_eval.evaluation.references import open_reference
 
-    usual = open_reference(reference, offline=settings["offline"]) if reference else None
+    opened = open_reference(reference, offline=settings["offline"]) if reference else None
     extraction = None
     if not pixels_only:
-        extraction = load_extraction(protocol or (usual.protocol if usual else None), **settings)
-    with progress_bar("images") as progress:
-        found = diagnose(batch, usual, extraction, progress)
-    for each in found:
-        click.echo(f"{'wrong' if each.bad else 'doubtful'}: {each.name}: {each.what}.")
-        click.echo(f"    effect: {each.effect}.")
-        click.echo(f"    remedy: {each.remedy}.")
-    if not found:
-        click.echo(f"{batch}: nothing found.")
-    context.exit(1 if any(each.bad for each in found) else 0)
+        from dit_eval.evaluation.extraction import load_extraction  # imports torch
+
+        extraction = load_extraction(protocol or (opened.protocol if opened else None), **settings)
+    with extraction_bar() as progress:
+        problems = diagnose(batch, opened, extraction, progress)
+    for problem in problems:
+        click.echo(f"{'error' if problem.invalidates else 'warning'}: {problem.name}: {problem.description}.")
+        click.echo(f"    effect: {problem.effect}.")
+        click.echo(f"    remedy: {problem.remedy}.")
+    if not problems:
+        click.echo(f"{batch}: no problems found.")
+    context.exit(1 if any(problem.invalidates for problem in problems) else 0)

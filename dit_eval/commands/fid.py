@@ -1,15 +1,14 @@
-"""`dit-eval fid`: the five numbers of a batch against a reference."""
+"""`dit-eval fid`: the five metrics of a batch against a reference."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dit_eval.commands import options
-from dit_eval.commands.progress import progress_bar
+from dit_eval.commands.progress import extraction_bar, terminal_width
 from dit_eval.errors import UsageError
 from dit_eval.results.result import write_result
 
@@ -17,25 +16,26 @@ from dit_eval.results.result import write_result
 @click.command()
 @click.argument("samples", type=options.PATH)
 @click.argument("reference", metavar="REF")
-@options.measuring
+@options.feature_extraction
 @click.option(
     "--json",
     "json_file",
     type=options.Output(".json", dash=True),
-    help="Write the result as JSON, and beside it what `check` pairs images by; - is standard output.",
+    help="Write the result as JSON, with the per-image data that `check` needs for paired comparisons; "
+    "- for standard output.",
 )
-@click.option("--report", type=options.Output(".html"), help="Write it as a page, with figures and samples.")
+@click.option("--report", type=options.Output(".html"), help="Write an HTML report with figures and samples.")
 @click.option(
     "--fid-infinity",
     is_flag=True,
-    help="Also FID∞ (Chong & Forsyth 2020): FID extrapolated from 15 subsets to infinitely many images; "
-    "a minute or two more for 50,000.",
+    help="Also compute FID∞ (Chong & Forsyth 2020), FID extrapolated from 15 subsets to infinitely many "
+    "images; takes a minute or two for 50,000.",
 )
-@click.option("--no-cache", is_flag=True, help="Compute features again, and do not keep them.")
+@click.option("--no-cache", is_flag=True, help="Neither read nor write cached features.")
 @click.option(
     "--ignore-sample-statistics",
     is_flag=True,
-    help="If SAMPLES carry stored statistics, compute them from the images all the same.",
+    help="Ignore statistics stored in SAMPLES and compute them from the images.",
 )
 def fid(
     samples: Path,
@@ -45,16 +45,16 @@ def fid(
     no_cache: bool,
     **settings: Any,
 ) -> None:
-    """FID, sFID, IS, precision and recall of SAMPLES against REF.
+    """Evaluate SAMPLES against REF: FID, sFID, IS, precision, recall.
 
-    SAMPLES and REF are an .npz, a folder or a zip of images. REF may also hold stored statistics, or be a
-    registered name (`dit-eval ref list`). ADM's program takes the two the other way round.
+    SAMPLES and REF are .npz files, folders or zip archives of images. REF can also hold stored statistics, or
+    be a registered name (see `dit-eval ref list`). ADM's evaluator expects the two in the opposite order.
     """
-    from dit_eval.evaluation.pipeline import evaluate  # torch loads here, so --help stays instant
+    from dit_eval.evaluation.pipeline import evaluate  # imports torch
     from dit_eval.results.influence import write_influence
 
-    _spare_the_record(samples, json_file)
-    with progress_bar("images") as progress:
+    _refuse_to_overwrite_record(samples, json_file)
+    with extraction_bar() as progress:
         result = evaluate(samples, reference, cache=not no_cache, progress=progress, **settings)
     if result is None:  # a rank other than 0
         return
@@ -63,23 +63,23 @@ def fid(
     if str(json_file) == "-":
         click.echo(result.to_json())
     else:
-        click.echo(result.table(width=min(shutil.get_terminal_size().columns, 100)))
+        click.echo(result.table(width=terminal_width()))
         if json_file is not None:
             write_influence(json_file, result, result.influence)
             write_result(json_file, result)
     if report is not None:
-        from dit_eval.report.page import write_report  # matplotlib
+        from dit_eval.report.page import write_report  # imports matplotlib
 
         write_report(report, [result], title=result.name)
 
 
-def _spare_the_record(samples: Path, json_file: Path | None) -> None:
-    """Refuse to overwrite the JSON that says how the samples were drawn."""
-    from dit_eval.io.batch_record import read_record  # numpy
+def _refuse_to_overwrite_record(samples: Path, json_file: Path | None) -> None:
+    """Raise UsageError if `json_file` is the record that `sample` wrote next to the batch."""
+    from dit_eval.io.batch_record import read_record  # imports numpy
 
     record = samples.with_suffix(".json")
     if json_file is not None and json_file.resolve() == record.resolve() and read_record(samples):
         raise UsageError(
-            f"{record} says how {samples} was drawn and stays; write the result to another file, "
-            f"e.g. --json {samples.with_suffix('.result.json')}."
+            f"{record} records how {samples} was sampled and is not overwritten. Write the result to another "
+            f"file, e.g. --json {samples.with_suffix('.result.json')}."
         )

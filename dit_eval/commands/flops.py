@@ -1,4 +1,4 @@
-"""`dit-eval flops`: what each architecture costs, as a table and as a plot."""
+"""`dit-eval flops`: the cost of each architecture as a table and as a plot."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ image_size = click.option(
     type=click.Choice([256, 512]),
     default=256,
     show_default=True,
-    help="Pixels per side of the image behind the latents.",
+    help="Image size in pixels; latents are 8 times smaller.",
 )
 
 
 @click.group()
 def flops() -> None:
-    """The cost of the models: table, plot."""
+    """Show the cost of the models."""
 
 
 @flops.command()
@@ -33,7 +33,7 @@ def flops() -> None:
     type=click.Choice(["text", "markdown", "csv", "json"]),
     default="text",
     show_default=True,
-    help="CSV and JSON hold exact counts.",
+    help="Output format; csv and json contain exact counts.",
 )
 @image_size
 @click.option(
@@ -41,28 +41,29 @@ def flops() -> None:
     type=click.Choice(["adaln-zero", "adaln", "cross-attention", "in-context", "all"]),
     default="adaln-zero",
     show_default=True,
-    help="How the blocks are told time and class; all: XL/2 with each of them.",
+    help="Conditioning of the blocks; all shows XL/2 with each variant.",
 )
 def table(style: Format, image_size: int, block: str) -> None:
-    """What each architecture costs, beside the paper's figures.
+    """Print parameters, MACs and FLOPs of each architecture.
 
-    Parameters, MACs in all and by kind, FLOPs, and the cost of a sampled image with and without guidance.
+    Also shows the paper's figures, MACs by operator, and the cost of sampling one image with and without
+    guidance.
     """
-    from dit_eval.cost.table import flop_rows, render  # torch loads here, so --help stays instant
+    from dit_eval.cost.table import flop_rows, render  # imports torch
 
     click.echo(render(flop_rows(image_size=image_size, block=block), style))
 
 
 @flops.command()
 @click.argument("results", nargs=-1, type=options.FILE)
-@click.option("--out", type=options.Output(".png", ".svg"), required=True, help="The .png or .svg to write.")
+@click.option("--out", type=options.Output(".png", ".svg"), required=True, help="Output .png or .svg file.")
 @image_size
 def plot(results: tuple[Path, ...], out: Path, image_size: int) -> None:
-    """Gflops against parameters and, of RESULTS, FID against Gflops.
+    """Plot Gflops against parameters, and FID against Gflops.
 
-    RESULTS are JSON files; their figure is that of the report, beside the design space at one image size.
+    The second plot needs RESULTS, JSON files written by `dit-eval fid` with a single protocol.
     """
-    from dit_eval.cost.table import flop_rows  # torch loads here, so --help stays instant
+    from dit_eval.cost.table import flop_rows  # imports torch
     from dit_eval.report.scaling import plot_scaling
     from dit_eval.results.result import read_result
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, so that they read the same everywhere."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PATH = click.Path(path_type=Path)
 
 
 class Output(click.Path):
-    """A file to write: what is wrong with its name is found out before an hour of work, not after.
+    """A file to write, whose name is checked before any work is done.
 
-    suffixes: one of them ends it; dash: standard output is another choice; new_folder: its folder need not be
-    there, because the command makes it.
+    suffixes: the accepted ones; dash: also accept - for standard output; new_folder: the parent folder may be
+    missing because the command creates it.
     """
 
     def __init__(self, *suffixes: str, dash: bool = False, new_folder: bool = False):
@@ -27,12 +27,12 @@ class Output(click.Path):
         self.suffixes, self.new_folder = suffixes, new_folder
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The path, once its name is found right."""
+        """The path, if its name is acceptable."""
         path = Path(str(super().convert(value, param, ctx)))
         if self.allow_dash and str(path) == "-":
             return path
         if not self.new_folder and not path.parent.is_dir():
-            self.fail(f"{path}: its folder does not exist; make it first.", param, ctx)
+            self.fail(f"{path}: its folder does not exist; create it first.", param, ctx)
         if path.suffix not in self.suffixes:
             self.fail(f"{path}: choose a name that ends in {' or '.join(self.suffixes)}.", param, ctx)
         return path
@@ -42,39 +42,48 @@ inception = click.option(
     "--inception",
     type=FILE,
     envvar="DIT_EVAL_INCEPTION",
-    help="Weights of the feature network, .pth or .safetensors, instead of the registered ones.",
+    help="Weights of the feature network (.pth or .safetensors), instead of the registered file.",
 )
 device = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where to compute.",
+    help="Device to compute on.",
 )
-offline = click.option("--offline", is_flag=True, help="Never touch the network; use what is in the cache.")
+offline = click.option("--offline", is_flag=True, help="Do not use the network; use cached files only.")
 batch_size = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Images per pass; changes the speed, not the numbers.",
+    help="Images per forward pass; affects speed, not results.",
 )
 
 
-def measuring(command: Command) -> Command:
+def num_samples(**attributes: Any) -> Callable[[Command], Command]:
+    """The option --num-samples, passed to the command as `num`; --num is kept as a hidden alias.
+
+    torchrun takes --num for an abbreviation of one of its own options.
+    """
+
+    def add_options(command: Command) -> Command:
+        for name, hidden in (("--num", True), ("--num-samples", False)):
+            option = click.option(name, "num", type=click.IntRange(min=1), hidden=hidden, **attributes)
+            command = option(command)
+        return command
+
+    return add_options
+
+
+def feature_extraction(command: Command) -> Command:
     """The options of every command that extracts features."""
-    for option in reversed(
-        (
-            click.option(
-                "--protocol",
-                help="adm: as in the papers; clean: clean-fid's resize; digits: of the bundled model.  "
-                "[default: the reference's, else adm]",
-            ),
-            inception,
-            batch_size,
-            device,
-            offline,
-        )
-    ):
+    protocol = click.option(
+        "--protocol",
+        metavar="NAME",
+        help="Evaluation protocol: adm (as in the papers), clean (clean-fid's resize) or digits (the bundled "
+        "digits).  [default: the reference's, else adm]",
+    )
+    for option in (offline, device, batch_size, inception, protocol):  # shown in reverse order
         command = option(command)
     return command

@@ -1,4 +1,4 @@
-"""`dit-eval plot`: the figures of the report as pictures."""
+"""`dit-eval plot`: the figures of the report as PNG files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from dit_eval.commands import options
 
 @click.command()
 @click.argument("results", nargs=-1, required=True, type=options.FILE)
-@click.option("--out", type=options.FOLDER, default=".", show_default=True, help="Folder for the PNG files.")
+@click.option("--out", type=options.FOLDER, default=".", show_default=True, help="Output folder.")
 def plot(results: tuple[Path, ...], out: Path) -> None:
-    """The figures of the report, of RESULTS (JSON), as PNG files.
+    """Save the report's figures of RESULTS as PNG files.
 
-    FID and IS against guidance, precision against recall, FID against Gflops, precision and recall by class:
-    those that these results fill.
+    RESULTS are JSON files written by `dit-eval fid`. The figures show FID and IS against guidance, precision
+    against recall, FID against Gflops, and precision and recall by class; those for which the results lack
+    data are left out.
     """
-    from dit_eval.report.plots import save_figures  # matplotlib
+    from dit_eval.report.plots import save_figures  # imports matplotlib
     from dit_eval.results.result import read_result
 
     for path in save_figures(out, [read_result(result) for result in results]):

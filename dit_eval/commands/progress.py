@@ -1,8 +1,9 @@
-"""A progress bar on standard error: what, how far, how fast, how long still."""
+"""Progress bars on standard error, and the width of the terminal."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,94 +17,78 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
-    TextColumn,
+    TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from dit_eval.generation.pipeline import Progress as Drawn
+    from dit_eval.generation.pipeline import SamplingProgress
 
 
-class _Rate(ProgressColumn):
+def terminal_width() -> int:
+    """Columns for tables: the terminal's, at most 100."""
+    return min(shutil.get_terminal_size().columns, 100)
+
+
+class _ImagesPerSecond(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f} {task.fields['unit']}/s" if speed else "")
+        return Text(f"{speed:.1f} images/s" if speed else "")
 
 
 @contextmanager
-def progress_bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A callback (what, done, total) that draws one bar per `what`; silent where stderr is no terminal.
+def extraction_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback (name, images done, total) that draws one bar per name; silent unless stderr is a terminal.
 
-    Like every bar here it appears when it has something to say: until then another may be drawn.
+    Like every bar here it appears with the first call, so that another bar can be shown before.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeLeft())
-    with _bars(*columns) as bars:
+    with _bars(BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn()) as bars:
         tasks = {}
 
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, unit=unit)
-            bars.update(tasks[what], completed=done)
+        def update(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done)
             bars.start()
 
-        yield show
+        yield update
 
 
 @contextmanager
 def download_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A callback (bytes done, bytes in all or None) that draws a download."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeLeft(),
-    )
-    with _bars(*columns, any_rank=True) as bars:  # whichever is first downloads
+    """A callback (bytes received, bytes in total or None) that draws a download."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with _bars(*columns, any_rank=True) as bars:  # whichever rank downloads
         bars.start()
         task = bars.add_task(name, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 @contextmanager
-def sampling_bar() -> Iterator[Callable[[Drawn], None]]:
-    """A callback that draws how far sampling is."""
-    columns = (
-        BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} images"),
-        TextColumn("{task.fields[rate]}"),
-        TimeLeft(elapsed_when_finished=True),
-    )
-    with _bars(*columns) as bars:
-        task = bars.add_task("", total=None, rate="")
+def sampling_bar() -> Iterator[Callable[[SamplingProgress], None]]:
+    """A callback that draws the progress of sampling."""
+    count, speed = "{task.completed:,.0f}/{task.total:,.0f} images", "{task.fields[speed]}"
+    with _bars(BarColumn(), count, speed, TimeRemainingColumn(elapsed_when_finished=True)) as bars:
+        task = bars.add_task("sampling", total=None, speed="")
         start = time.monotonic()
 
-        def show(progress: Drawn) -> None:
+        def update(progress: SamplingProgress) -> None:
             seconds = time.monotonic() - start
-            rate = f"{progress.drawn / seconds:.3g} images/s, {progress.flops / seconds / 1e12:.3g} TFLOP/s"
-            bars.update(task, completed=progress.drawn, total=progress.wanted, rate=rate)
+            speed = f"{progress.done / seconds:.3g} images/s, {progress.flops / seconds / 1e12:.3g} TFLOP/s"
+            bars.update(task, completed=progress.done, total=progress.total, speed=speed)
             bars.start()
 
-        yield show
+        yield update
 
 
 @contextmanager
-def _bars(*columns: ProgressColumn, any_rank: bool = False) -> Iterator[Progress]:
-    """Bars on standard error, not started; hidden if that is no terminal, and from all but a first rank."""
+def _bars(*columns: str | ProgressColumn, any_rank: bool = False) -> Iterator[Progress]:
+    """Bars on standard error, not started; hidden without a terminal and, unless any_rank, off rank 0."""
     console = Console(stderr=True)
-    first = any_rank or os.environ.get("LOCAL_RANK", "0") == "0"
-    hidden = not (console.is_terminal and first)
-    bars = Progress(*columns, console=console, transient=True, disable=hidden)
+    shown = console.is_terminal and (any_rank or os.environ.get("LOCAL_RANK", "0") == "0")
+    bars = Progress("{task.description}", *columns, console=console, transient=True, disable=not shown)
     try:
         yield bars
     finally:
         bars.stop()
-
-
-def stdout_console() -> Console:
-    """Standard output for tables: as wide as the terminal, 100 columns at most."""
-    console = Console(highlight=False)
-    console.width = min(console.width, 100)
-    return console

@@ -1,4 +1,4 @@
-"""`dit-eval ref`: references that are registered, fetched or made."""
+"""`dit-eval ref`: list, download and create references."""
 
 from __future__ import annotations
 
@@ -8,39 +8,29 @@ from typing import Any
 import click
 
 from dit_eval.commands import options
-from dit_eval.commands.progress import progress_bar
-from dit_eval.commands.registry import fetch_asset, print_assets
+from dit_eval.commands.progress import extraction_bar
+from dit_eval.commands.registry import add_asset_commands
 
 
 @click.group()
 def ref() -> None:
-    """References: list, fetch, make."""
+    """List, download and create references."""
 
 
-@ref.command("list")
-def list_references() -> None:
-    """The registered references, and which of them are here."""
-    print_assets("reference_stats")
-
-
-@ref.command()
-@click.argument("name")
-@options.offline
-def fetch(name: str, offline: bool) -> None:
-    """Download the registered reference NAME and verify it."""
-    fetch_asset("reference_stats", name, offline)
+add_asset_commands(ref, "reference_stats", "reference")
 
 
 @ref.command()
 @click.argument("batch", type=options.PATH)
-@click.option("--out", type=options.Output(".npz"), required=True, help="The .npz to write.")
-@options.measuring
+@click.option("--out", type=options.Output(".npz"), required=True, help="Output .npz file.")
+@options.feature_extraction
 def make(batch: Path, out: Path, **settings: Any) -> None:
-    """Make a reference of BATCH.
+    """Create a reference from BATCH.
 
-    It holds mu, sigma, mu_s, sigma_s, the images as arr_0, their labels where there are any, and provenance.
+    OUT holds the statistics (mu, sigma, mu_s, sigma_s), the images (arr_0), their labels (arr_1) if there are
+    any, and the provenance.
     """
-    from dit_eval.evaluation.pipeline import make_reference  # torch loads here, so --help stays instant
+    from dit_eval.evaluation.pipeline import make_reference  # imports torch
 
-    with progress_bar("images") as progress:
+    with extraction_bar() as progress:
         click.echo(make_reference(batch, out, progress=progress, **settings))

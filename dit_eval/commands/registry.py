@@ -1,27 +1,39 @@
-"""What `ref` and `models` have in common: a listing of a manifest, and a download."""
+"""What `models` and `ref` share: the commands that list and download the assets of a manifest."""
 
 from __future__ import annotations
 
-import click
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from textwrap import fill, indent
 
-from dit_eval.commands.progress import stdout_console
+import click
+
+from dit_eval.commands import options
+from dit_eval.commands.progress import terminal_width
 from dit_eval.io import assets
 
 
+def add_asset_commands(group: click.Group, kind: assets.Kind, noun: str) -> None:
+    """Add `list` and `fetch` for the assets of one kind to a group."""
+
+    @group.command("list", help=f"List the registered {noun}s and which are on this machine.")
+    def list_assets() -> None:
+        print_assets(kind)
+
+    @group.command(help=f"Download and verify the registered {noun} NAME.")
+    @click.argument("name")
+    @options.offline
+    def fetch(name: str, offline: bool) -> None:
+        click.echo(assets.fetch(assets.lookup(kind, name), offline=offline))
+
+
 def print_assets(kind: assets.Kind) -> None:
-    """The registered assets of one kind as a table on standard output."""
-    table = Table(box=SIMPLE_HEAD)
-    for title in ("name", "size", "here", "licence", "what it is"):
-        table.add_column(title, overflow="fold", no_wrap=title in ("size", "here"))
-    for asset in assets.manifest(kind).values():
-        size = f"{asset.bytes / 1e6:,.{0 if asset.bytes > 1e7 else 1}f} MB" if asset.bytes else "?"
-        here = "bundled" if asset.bundled else "cached" if assets.is_present(asset) else "–"
-        table.add_row(asset.name, size, here, asset.licence, asset.source)
-    stdout_console().print(table)
-
-
-def fetch_asset(kind: assets.Kind, name: str, offline: bool) -> None:
-    """Fetch one asset and print its path."""
-    click.echo(assets.fetch(assets.lookup(kind, name), offline=offline))
+    """Print name, size and location of the registered assets of one kind, each above its description."""
+    registered = assets.manifest(kind).values()
+    widest = max(len(asset.name) for asset in registered)
+    for asset in registered:
+        size = f"{asset.bytes / 1e6:,.{0 if asset.bytes > 1e7 else 1}f} MB" if asset.bytes else "size unknown"
+        location = "bundled" if asset.bundled else "cached" if assets.is_present(asset) else "not downloaded"
+        click.echo(f"{asset.name:{widest}}  {size:>12}  {location}")
+        description = f"{asset.source}. License: {asset.licence}."
+        lines = fill(description, terminal_width() - 4, break_long_words=False, break_on_hyphens=False)
+        click.echo(indent(lines, " " * 4))
+    click.echo(f"\nCache: {assets.cache_dir()}")

@@ -1,4 +1,4 @@
-"""`dit-eval sample`: options to one call of `generate`, and how far it is."""
+"""`dit-eval sample`: sample a batch of images from a model."""
 
 from __future__ import annotations
 
@@ -7,124 +7,104 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cloup
 
 from dit_eval.commands import options
 from dit_eval.commands.progress import sampling_bar
 
-
-class _Shard(click.ParamType):
-    name = "K/N"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """ "2/4" → (2, 4)."""
-        if isinstance(value, tuple):
-            return value
-        if match := re.fullmatch(r"(\d+)/(\d+)", value):
-            return int(match[1]), int(match[2])
-        return self.fail(f"{value!r} is not of the form K/N, e.g. 2/4 for the second of four.", param, ctx)
+POSITIVE = click.IntRange(min=1)
+OPEN_UNIT = click.FloatRange(0, 1, min_open=True, max_open=True)
+NPZ, PNG = (options.Output(suffix, new_folder=True) for suffix in (".npz", ".png"))
 
 
-@click.command()
-@click.option("--model", default="XL/2", show_default=True, help="Architecture or registered model.")
-@click.option(
-    "--cfg", type=click.FloatRange(min=0), help="Guidance scale; 1 is none.  [default: the model's, or 1]"
+def _parse_shard(context: click.Context, option: click.Parameter, value: str | None) -> Any:
+    """ "2/4" → (2, 4)."""
+    match = re.fullmatch(r"(\d+)/(\d+)", value or "")
+    if value is not None and match is None:
+        raise click.BadParameter(f"{value!r} is not of the form K/N, e.g. 2/4 for the second of four parts.")
+    return match and (int(match[1]), int(match[2]))
+
+
+def _choice(name: str, choices: str, help: str, **attributes: Any) -> Any:
+    return click.option(name, type=click.Choice(choices.split()), help=help, **attributes)
+
+
+def _number(
+    name: str, help: str, type: click.ParamType = POSITIVE, metavar: str = "N", **attributes: Any
+) -> Any:
+    return click.option(name, help=help, type=type, metavar=metavar, **attributes)
+
+
+@cloup.command(context_settings={"show_default": True})
+@cloup.option_group(
+    "Model",
+    click.option("--model", metavar="NAME", default="XL/2", help="Architecture or registered name."),
+    click.option("--ckpt", metavar="NAME|FILE", help="Registered name or file of the weights."),
+    _number("--image-size", "Size in pixels; 256 or 512 for public models."),
+    click.option("--vae", metavar="ema|mse|DIR", help="VAE that decodes the latents.  [default: ema]"),
 )
-@click.option("--num", type=click.IntRange(min=1), default=50_000, show_default=True, help="How many images.")
-@click.option(
-    "--out",
-    type=options.Output(".npz", new_folder=True),
-    default="batch.npz",
-    show_default=True,
-    help="The .npz to write.",
+@cloup.option_group(
+    "Sampling",
+    options.num_samples(default=50_000, metavar="N", help="Number of images."),
+    _choice("--sampler", "ddpm ddim ode sde", "Sampling algorithm.  [default: ddpm; sde for a SiT]"),
+    click.option(
+        "--steps",
+        metavar="N|ddimN",
+        help="Number of sampling steps; ddimN spaces them as DDIM does.  [default: the model's, or 250]",
+    ),
+    _number("--eta", "Noise added by ddim.  [default: 0]", click.FloatRange(0, 1), "X"),
+    click.option(
+        "--labels",
+        metavar="LABELS",
+        default="uniform",
+        help="uniform, balanced, a class index, or a text file with one label per image.",
+    ),
+    _number("--seed", "Random seed.", click.IntRange(min=0), default=0),
 )
-@click.option("--image-size", type=click.IntRange(min=1), help="256 or 512 for the public models.")
-@click.option(
-    "--sampler",
-    type=click.Choice(["ddpm", "ddim", "ode", "sde"]),
-    help="ddpm and ddim are for a DiT, ode and sde for a SiT.  [default: ddpm, of a SiT sde]",
+@cloup.option_group(
+    "Guidance",
+    _number(
+        "--cfg", "Guidance scale; 1 is none.  [default: the model's, or 1]", click.FloatRange(min=0), "SCALE"
+    ),
+    _choice("--cfg-channels", "3 all", "Latent channels that are guided; 3 as in the papers.", default="3"),
+    _number("--cfg-interval", "Guide only at noise levels σ in LO … HI.", click.FLOAT, "LO HI", nargs=2),
 )
-@click.option(
-    "--steps",
-    metavar="N|ddimN",
-    help="Of the chain; ddimN spaces them as DDIM does.  [default: the model's, or 250]",
+@cloup.option_group(
+    "Output",
+    click.option("--out", type=NPZ, default="batch.npz", help="The .npz file to write."),
+    click.option("--grid", type=PNG, help="Also write a .png of the first 64 images."),
+    click.option("--fresh", is_flag=True, help="Delete an existing batch first."),
 )
-@click.option("--eta", type=click.FloatRange(0, 1), help="Noise of ddim.  [default: 0]")
-@click.option(
-    "--solver",
-    type=click.Choice(["euler", "midpoint", "heun", "heun3", "rk4", "dopri5"]),
-    help="Of ode (dopri5 chooses its steps) and sde (euler, heun).  [default: heun, of sde euler]",
+@cloup.option_group(
+    "Performance",
+    _number("--batch-size", "Images sampled at a time.", default=32),
+    _choice("--precision", "fp32 tf32 bf16", "Compute precision of the network.", default="fp32"),
+    click.option("--compile", is_flag=True, help="Compile the network with torch.compile."),
+    options.device,
+    click.option("--shard", metavar="K/N", callback=_parse_shard, help="Run as part K of N of a job array."),
 )
-@click.option(
-    "--diffusion",
-    type=click.Choice(["sigma", "constant", "sbdm", "linear", "decreasing", "increasing-decreasing", "kl"]),
-    help="Noise of sde over time.  [default: sigma]",
-)
-@click.option(
-    "--last-step",
-    type=click.Choice(["mean", "tweedie", "euler", "none"]),
-    help="Of sde, without noise.  [default: mean]",
-)
-@click.option(
-    "--last-step-size",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Where it starts, counted back from 1.  [default: 0.04]",
-)
-@click.option(
-    "--path",
-    type=click.Choice(["linear", "gvp", "vp"]),
-    help="From noise to data, as a SiT was trained.  [default: linear]",
-)
-@click.option(
-    "--prediction",
-    type=click.Choice(["velocity", "score", "noise"]),
-    help="What a SiT was trained to give.  [default: velocity]",
-)
-@click.option(
-    "--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Of noise and labels."
-)
-@click.option(
-    "--labels",
-    metavar="uniform|balanced|CLASS|FILE",
-    default="uniform",
-    show_default=True,
-    help="Classes, of a file one number for each image.",
-)
-@click.option(
-    "--cfg-channels",
-    type=click.Choice(["3", "all"]),
-    default="3",
-    show_default=True,
-    help="What guidance changes: 3, as in the papers, or all.",
-)
-@click.option(
-    "--cfg-interval", type=float, nargs=2, metavar="LO HI", help="Guide at noise levels σ in LO … HI."
-)
-@click.option("--ckpt", metavar="NAME|FILE", help="Weights, if not the registered ones of --model.")
-@click.option("--vae", metavar="ema|mse|DIR", help="Decoder of latents.  [default: ema]")
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images drawn together."
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "tf32", "bf16"]),
-    default="fp32",
-    show_default=True,
-    help="Of the network.",
-)
-@click.option("--compile", is_flag=True, help="Compile the network: slow to start, then faster.")
-@options.device
-@click.option("--shard", type=_Shard(), help="Draw every N-th batch, from the K-th on (K = 1 … N).")
-@click.option("--fresh", is_flag=True, help="Start over instead of going on.")
-@click.option(
-    "--grid", type=options.Output(".png", new_folder=True), help="Also draw the first images, with labels."
+@cloup.option_group(
+    "SiT",
+    _choice(
+        "--solver",
+        "euler midpoint heun heun3 rk4 dopri5",
+        "Solver of ode (dopri5 is adaptive) or sde (euler, heun).  [default: heun; euler for sde]",
+    ),
+    _choice(
+        "--diffusion",
+        "sigma constant sbdm linear decreasing increasing-decreasing kl",
+        "Diffusion coefficient of sde as a function of time.  [default: sigma]",
+    ),
+    _choice("--last-step", "mean tweedie euler none", "Noise-free last step of sde.  [default: mean]"),
+    _number("--last-step-size", "Duration of the last step.  [default: 0.04]", OPEN_UNIT, "X"),
+    _choice("--path", "linear gvp vp", "Path on which the model was trained.  [default: linear]"),
+    _choice("--prediction", "velocity score noise", "Output of the network.  [default: velocity]"),
 )
 def sample(out: Path, grid: Path | None, **settings: Any) -> None:
-    """Draw a batch of images into OUT, an .npz for evaluators.
+    """Sample a batch of images and write it to an .npz file.
 
-    The same command goes on after an interruption. Started by torchrun, or as parts of a job array
-    (--shard), processes share the work; the last to finish writes OUT.
+    Sampling is resumable: rerun the same command after any interruption. Under torchrun, or with --shard in a
+    job array, processes share the work, and the last to finish writes the file.
     """
     from dit_eval.generation.pipeline import generate  # torch loads here, so --help stays instant
 
@@ -132,7 +112,8 @@ def sample(out: Path, grid: Path | None, **settings: Any) -> None:
         path = generate(out=out, progress=progress, **settings)
     if not path.exists():
         click.echo(
-            f"Our share is drawn; {path} follows when the other processes have finished theirs.", err=True
+            f"This process has finished its share; {path} follows when the other processes have finished.",
+            err=True,
         )
         return
     if grid is not None:

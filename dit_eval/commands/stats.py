@@ -1,4 +1,4 @@
-"""`dit-eval stats`: files of statistics that add up."""
+"""`dit-eval stats`: merge, subtract and show statistics files."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import click
 from dit_eval.commands import options
 
 if TYPE_CHECKING:
-    from dit_eval.evaluation.stats_files import MomentFile
+    from dit_eval.evaluation.stats_files import StatsFile
 
-out = click.option("--out", type=options.Output(".npz"), required=True, help="The .npz to write.")
+out = click.option("--out", type=options.Output(".npz"), required=True, help="Output .npz file.")
 
 
 @click.group()
 def stats() -> None:
-    """Statistics of parts of a batch: merge, subtract, show."""
+    """Merge, subtract and show statistics files."""
 
 
 @stats.command("merge")
 @click.argument("files", nargs=-1, required=True, type=options.FILE)
 @out
 def merge_command(files: tuple[Path, ...], out: Path) -> None:
-    """The statistics of all images of FILES together."""
-    from dit_eval.evaluation.stats_files import merge  # torch loads here, so --help stays instant
+    """Compute the statistics of the images of all FILES together."""
+    from dit_eval.evaluation.stats_files import merge  # imports numpy
 
-    _show(merge(files, out))
+    _print(merge(files, out))
 
 
 @stats.command("subtract")
@@ -35,23 +35,23 @@ def merge_command(files: tuple[Path, ...], out: Path) -> None:
 @click.argument("part", type=options.FILE)
 @out
 def subtract_command(whole: Path, part: Path, out: Path) -> None:
-    """The statistics of the images of WHOLE that are not in PART."""
+    """Compute the statistics of WHOLE without the images of PART."""
     from dit_eval.evaluation.stats_files import subtract
 
-    _show(subtract(whole, part, out))
+    _print(subtract(whole, part, out))
 
 
 @stats.command()
 @click.argument("files", nargs=-1, required=True, type=options.FILE)
 def show(files: tuple[Path, ...]) -> None:
-    """How many images FILES are of, and by which protocol."""
-    from dit_eval.evaluation.stats_files import read_moments
+    """Show the number of images and the protocol of FILES."""
+    from dit_eval.evaluation.stats_files import read_stats
 
     for path in files:
-        _show(read_moments(path))
+        _print(read_stats(path))
 
 
-def _show(moments: MomentFile) -> None:
+def _print(moments: StatsFile) -> None:
     protocol = moments.protocol
     dimensions = f"{len(moments.pool.mean):,} pool and {len(moments.spatial.mean):,} spatial features"
     click.echo(

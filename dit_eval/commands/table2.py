@@ -1,16 +1,14 @@
-"""`dit-eval table2` and `dit-eval reproduce table2`: the paper's table, with rows of one's own."""
+"""`dit-eval table2` and `dit-eval reproduce table2`: the paper's table with further rows."""
 
 from __future__ import annotations
 
-import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dit_eval.commands import options
-from dit_eval.commands.progress import progress_bar, sampling_bar
+from dit_eval.commands.progress import extraction_bar, sampling_bar, terminal_width
 from dit_eval.results.result import Result, read_result
 from dit_eval.results.table2 import table2
 
@@ -18,44 +16,43 @@ from dit_eval.results.table2 import table2
 @click.command("table2")
 @click.argument("results", nargs=-1, type=options.FILE)
 def table(results: tuple[Path, ...]) -> None:
-    """The DiT paper's table 2, with rows of RESULTS (JSON).
+    """Print table 2 of the DiT paper with rows for RESULTS.
 
-    Rows that measure something else, such as 10,000 images, stand apart with the reason.
+    RESULTS are JSON files written by `dit-eval fid`. Those that are not comparable with the paper, e.g.
+    because they are of 10,000 images, are listed separately with the reason.
     """
     print_table([read_result(path) for path in results])
 
 
 @click.group()
 def reproduce() -> None:
-    """A published table from the beginning: table2."""
+    """Reproduce a published table."""
 
 
 @reproduce.command("table2")
 @click.option("--out", type=options.FOLDER, required=True, help="Folder for batches, results and report.")
-@click.option("--model", default="XL/2", show_default=True, help="A registered model.")
-@click.option(
-    "--num", type=click.IntRange(min=1), help="Images of a batch.  [default: the model's, or 50000]"
-)
+@click.option("--model", default="XL/2", show_default=True, help="Registered model.")
+@options.num_samples(help="Images per batch.  [default: the model's, or 50000]")
 @options.inception
 @options.device
 def reproduce_table(out: Path, **settings: Any) -> None:
-    """Sample at guidance 1.0, 1.25 and 1.5, measure and report.
+    """Sample at guidance scales 1.0, 1.25 and 1.5 and evaluate.
 
-    Prints the table and writes OUT/report.html. The same command goes on after an interruption; under
-    torchrun the processes share the work.
+    Prints the table and writes OUT/report.html. Resumable: rerun the same command after any interruption.
+    Under torchrun the processes share the work.
     """
-    from dit_eval.diagnostics.reproduce import reproduce_table2  # torch loads here, so --help stays instant
+    from dit_eval.diagnostics.reproduce import reproduce_table2  # imports torch
 
-    measuring = partial(progress_bar, "images")
-    results = reproduce_table2(out, drawing=sampling_bar, measuring=measuring, **settings)
+    settings |= {"sampling_progress": sampling_bar, "evaluation_progress": extraction_bar}
+    results = reproduce_table2(out, **settings)
     if results is None:  # a rank other than 0
         return
     for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
         click.echo(f"Warning: {warning}", err=True)
     print_table(results)
-    click.echo(f"\nThe report: {out / 'report.html'}")
+    click.echo(f"\nReport: {out / 'report.html'}")
 
 
 def print_table(results: list[Result], paper: bool = True) -> None:
-    """The table on standard output; paper: with the paper's rows even if no result compares with them."""
-    click.echo(table2(results).text(width=min(shutil.get_terminal_size().columns, 100), paper=paper))
+    """Print the table; paper: with the paper's rows even if no result is comparable with them."""
+    click.echo(table2(results).text(width=terminal_width(), paper=paper))

@@ -1,1 +1,1 @@
-"""Multiply-adds and parameters of a model."""
+"""Multiply-adds and parameters of the models."""

@@ -1,8 +1,8 @@
-"""The cost of a model, by operator.
+"""The cost of a model by operator, in multiply-adds (MACs).
 
-A multiply-add counts once, as in the DiT paper, whose "Gflops" are the MACs of one forward pass of one
-image. Counted are matrix products, convolutions and linear layers. Elementwise work and data movement are
-listed below as free; an operator on neither list is an error, because a zero would look like a result.
+The DiT paper's "Gflops" are the MACs of a forward pass of one image. Matrix products, convolutions and linear
+layers are counted. Elementwise operators and data movement are listed below as free; any other operator is an
+error, because leaving it out would give too small a total.
 """
 
 from __future__ import annotations
@@ -21,39 +21,45 @@ from dit_eval.dit import DIT, DiTConfig, build_dit, model_name
 from dit_eval.errors import CostError, UsageError
 from dit_eval.io import assets
 
-with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its torch.jit.script is deprecated
+with warnings.catch_warnings(
+    action="ignore", category=FutureWarning
+):  # it uses torch.jit.script, which is deprecated
     from fvcore.nn import FlopCountAnalysis
 
 VAE_STRIDE = 8  # image pixels per latent pixel
 
-CONDITIONING = ("t_embedder", "adaLN_modulation", "kv")  # modules that see time and class, but no image
+CONDITIONING = ("t_embedder", "adaLN_modulation", "kv")  # modules that see t and y only
 
-FREE = (  # elementwise or data movement; fvcore has a list of its own for reshaping
+FREE = (  # elementwise operators and data movement, in addition to fvcore's own list
     *("add", "addcmul", "mul", "div", "broadcast_tensors", "unflatten"),
     *("exp", "cos", "sin", "silu", "gelu", "embedding"),
 )
 COUNTED = {"attention", "linear", "conv"}
-COUNTED_APART = {"layer_norm", "group_norm", "upsample_nearest2d"}  # by fvcore, per element
+PER_ELEMENT = {"layer_norm", "group_norm", "upsample_nearest2d"}  # counted by fvcore, not part of the MACs
 
-VAE = "sd-vae-ft-ema"  # the registered decoder of the public models; -mse is alike
+VAE = "sd-vae-ft-ema"  # decoder of the public models; sd-vae-ft-mse has the same architecture
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlopCount:
-    """Multiply-adds of one forward pass of one image."""
+    """The cost of a forward pass of one image.
 
-    by_operator: Mapping[str, int]  # MACs of "attention", "linear", "convolution" and "conditioning"
-    layer_norm: int  # what fvcore would add for LayerNorm, 4 or 5 per element; not in macs
+    by_operator: MACs of "attention", "linear", "convolution" and "conditioning"; layer_norm: fvcore's count
+    for LayerNorm, 4 or 5 per element, not included in `macs`.
+    """
+
+    by_operator: Mapping[str, int]
+    layer_norm: int
     params: int
 
     @property
     def macs(self) -> int:
-        """Multiply-adds, the paper's "flops"."""
+        """Total multiply-adds, the paper's "flops"."""
         return sum(self.by_operator.values())
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions counted apart."""
+        """Floating-point operations: two per multiply-add."""
         return 2 * self.macs
 
 
@@ -65,30 +71,30 @@ def count_flops(
     num_classes: int = 1000,
     block: str = "adaln-zero",
 ) -> FlopCount:
-    """The cost of one forward pass of one image through a DiT, without running it.
+    """The cost of a forward pass of one image through a DiT, counted without running it.
 
-    Conditioning counts the linear layers that see t and y but no image (in-context tokens are counted with
-    the sequence); convolution, the embedding of the patches; attention, its two products; linear, the rest.
-    Raises UsageError for an unknown model, block or an image size that does not divide.
+    "conditioning": linear layers that see only t and y (in-context tokens are part of the sequence);
+    "convolution": the patch embedding; "attention": its two matrix products; "linear": all other layers.
+    Raises UsageError for an unknown model or block, or an image size that the model cannot process.
     """
     if image_size % VAE_STRIDE:
         raise UsageError(
-            f"an image of {image_size} pixels has no whole latent; choose a multiple of {VAE_STRIDE}."
+            f"image size {image_size} is not divisible by the VAE's stride; use a multiple of {VAE_STRIDE}."
         )
     config = DIT[model_name(model)] if isinstance(model, str) else model
     size = image_size // VAE_STRIDE
-    one, two = (
-        _count(replace(config, depth=depth), size, in_channels, num_classes, block) for depth in (1, 2)
-    )
-    total = {key: one[key] + (config.depth - 1) * (two[key] - one[key]) for key in one}  # blocks are alike
+    depth_1, depth_2 = (
+        _trace_dit(replace(config, depth=depth), size, in_channels, num_classes, block) for depth in (1, 2)
+    )  # all blocks have the same cost
+    total = {key: count + (config.depth - 1) * (depth_2[key] - count) for key, count in depth_1.items()}
     return FlopCount(layer_norm=total.pop("layer_norm"), params=total.pop("params"), by_operator=total)
 
 
 @cache
-def _count(
+def _trace_dit(
     config: DiTConfig, input_size: int, in_channels: int, num_classes: int, block: str
 ) -> dict[str, int]:
-    """What `FlopCount` holds, by name, for a DiT traced on meta tensors."""
+    """The counts of `FlopCount` by name, from tracing a DiT on meta tensors."""
     with torch.device("meta"):
         dit = build_dit(
             config, input_size=input_size, in_channels=in_channels, num_classes=num_classes, block=block
@@ -113,15 +119,15 @@ def _count(
 
 @cache
 def count_decoder(image_size: int) -> FlopCount:
-    """The cost of decoding one image of image_size × image_size pixels from its latent, by the SD VAE.
+    """The cost of decoding an image of image_size × image_size pixels with the SD VAE.
 
-    fvcore cannot trace a convolution on meta tensors, so the decoder is run on a latent of one pixel and
-    its count scaled: layers by the number of pixels, attention's products by its square. Both are exact.
+    fvcore cannot trace convolutions on meta tensors, so the decoder is run on a latent of one pixel and its
+    counts are scaled: layers by the number of pixels, attention by its square. Both are exact.
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     with torch.device("meta"):
-        vae = AutoencoderKL(**assets.lookup("models", VAE).about["config"])
+        vae = AutoencoderKL(**assets.lookup("models", VAE).config)
     assert vae.post_quant_conv is not None
     decoder = nn.Sequential(vae.post_quant_conv, vae.decoder).to_empty(device="cpu").eval()
     macs = _analyse(decoder, (torch.zeros(1, 4, 1, 1),)).by_operator()
@@ -139,22 +145,22 @@ def count_decoder(image_size: int) -> FlopCount:
 
 
 def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> FlopCountAnalysis:
-    """fvcore's count, with attention counted and every other operator accounted for."""
+    """fvcore's analysis, with attention. Raises CostError for an operator without a registered cost."""
     analysis = FlopCountAnalysis(model, inputs)
     analysis.tracer_warnings("none").unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
     analysis.set_op_handle(**{f"aten::{name}": None for name in FREE})
     with torch.no_grad():
         counted = set(analysis.by_operator())
-    if unknown := {*analysis.unsupported_ops(), *(counted - COUNTED - COUNTED_APART)}:
+    if unknown := {*analysis.unsupported_ops(), *(counted - COUNTED - PER_ELEMENT)}:
         raise CostError(
             f"the cost of {', '.join(sorted(unknown))} is unknown, so the total would be too small. "
-            "Give it a handler or list it as free in dit_eval/flops.py."
+            "Give it a handler, or list it as free in dit_eval/cost/counter.py."
         )
     return analysis
 
 
 def _attention_macs(inputs: list[Any], outputs: list[Any]) -> dict[str, int]:
     """q·kᵀ and its product with v, for q (…, L, E), k (…, S, E) and v (…, S, Ev)."""
-    query, key, value = (each.type().sizes() for each in inputs[:3])
+    query, key, value = (tensor.type().sizes() for tensor in inputs[:3])
     return {"attention": math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])}

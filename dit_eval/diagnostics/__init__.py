@@ -1,1 +1,1 @@
-"""Checks of inputs and of the installation: doctor, certify, reproduce."""
+"""Diagnosis of batches, certification, reproduction of published tables."""

@@ -1,7 +1,7 @@
-"""The certificate: sample batches that ADM has published, measured here, beside their published numbers.
+"""Evaluate the sample batches that ADM has published and compare with the published numbers.
 
-reference_stats/certificates.toml holds batches, numbers and tolerances. Every file is there before the first
-image is measured, so what is missing or damaged is known at once.
+reference_stats/certificates.toml holds batches, numbers and tolerances. All files are fetched before the
+first evaluation, so that a missing or damaged one is reported at once.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.features.protocols import protocol_named
 from dit_eval.io import assets
 from dit_eval.report.terminal import dense_table, render_text
-from dit_eval.results.result import METRICS, Result
+from dit_eval.results.metric_names import METRICS
+from dit_eval.results.result import Result
 from dit_eval.runtime.distributed import Rank, process_group
 
 SCHEMA = 1
-Verdict = Literal["holds", "off", "absent"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One number: as published, as found (None if it could not be computed), how far apart they may be."""
+@dataclass(frozen=True)
+class CertifiedNumber:
+    """One metric: as published, as found (None if it could not be computed), and the accepted difference."""
 
     metric: str
     published: float
@@ -37,23 +37,28 @@ class Finding:
 
     @property
     def difference(self) -> float | None:
-        """Found less published."""
+        """Found minus published."""
         return None if self.found is None else self.found - self.published
 
     @property
-    def verdict(self) -> Verdict:
-        """Whether the difference is within its tolerance; one that is not a number is not."""
+    def outcome(self) -> Literal["holds", "off", "absent"]:
+        """Whether the difference is within the tolerance; NaN is not."""
         if self.difference is None:
             return "absent"
         return "holds" if abs(self.difference) <= self.tolerance else "off"
 
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, without the name of the metric."""
+        values = {name: getattr(self, name) for name in ("published", "found", "difference", "tolerance")}
+        return {**values, "verdict": self.outcome}
+
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """One published batch. files: url and SHA-256 of samples, reference and weights; result: all of it."""
+class CertifiedBatch:
+    """One published batch. files: name, URL and SHA-256 of samples, reference and weights."""
 
     name: str
-    findings: tuple[Finding, ...]
+    numbers: tuple[CertifiedNumber, ...]
     files: Mapping[str, Mapping[str, str]]
     result: Result
 
@@ -61,16 +66,7 @@ class Batch:
         """As JSON values."""
         return {
             "name": self.name,
-            "numbers": {
-                each.metric: {
-                    "published": each.published,
-                    "found": each.found,
-                    "difference": each.difference,
-                    "tolerance": each.tolerance,
-                    "verdict": each.verdict,
-                }
-                for each in self.findings
-            },
+            "numbers": {number.metric: number.to_json() for number in self.numbers},
             "files": self.files,
             "result": json.loads(self.result.to_json()),
         }
@@ -78,34 +74,33 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """What was found for each batch, on one day (UTC, ISO 8601)."""
+    """All batches, with the date (UTC, ISO 8601)."""
 
-    batches: tuple[Batch, ...]
+    batches: tuple[CertifiedBatch, ...]
     date: str
 
     @property
     def failed(self) -> tuple[str, ...]:
         """The numbers that do not hold, as `batch metric`."""
         return tuple(
-            f"{batch.name} {each.metric}"
+            f"{batch.name} {number.metric}"
             for batch in self.batches
-            for each in batch.findings
-            if each.verdict != "holds"
+            for number in batch.numbers
+            if number.outcome != "holds"
         )
 
     @property
     def holds(self) -> bool:
-        """True if every number does."""
+        """True if every number holds."""
         return not self.failed
 
-    def to_json(self) -> str:
-        """The certificate as a JSON object with `"schema": 1`."""
-        fields = {"schema": SCHEMA, "date": self.date, "holds": self.holds}
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, with `"schema": 1`."""
         batches = [batch.to_json() for batch in self.batches]
-        return json.dumps({**fields, "batches": batches}, indent=2, ensure_ascii=False)
+        return {"schema": SCHEMA, "date": self.date, "holds": self.holds, "batches": batches}
 
     def table(self, width: int = 80) -> str:
-        """One row for each number, and what does not hold in a sentence below."""
+        """A row per number, followed by a sentence that names those that do not hold."""
         table = dense_table()
         table.add_column("batch, metric", no_wrap=True)
         for heading in ("published", "found", "difference", "tolerance"):
@@ -113,8 +108,8 @@ class Certificate:
         table.add_column("verdict", no_wrap=True)
         for batch in self.batches:
             table.add_row(batch.name)
-            for each in batch.findings:
-                table.add_row(*_cells(each))
+            for number in batch.numbers:
+                table.add_row(*_cells(number))
             table.add_section()
         outcome = f"Does not hold: {', '.join(self.failed)}." if self.failed else "Every number holds."
         return render_text(table, outcome, width=width)
@@ -126,69 +121,66 @@ def certify(
     device: str = "auto",
     batch_size: int = 64,
     offline: bool = False,
-    measuring: Callable[[], AbstractContextManager[Callable[..., None] | None]] = nullcontext,
+    open_progress: Callable[[], AbstractContextManager[Callable[..., None] | None]] = nullcontext,
 ) -> Certificate | None:
-    """Fetch ADM's published batches, measure them and compare the numbers with the published ones.
+    """Fetch ADM's published batches, evaluate them and compare with the published numbers.
 
-    only: the name of one batch, None for all; measuring: opens a progress bar, as for `evaluate`. An
-    interrupted download goes on; under torchrun the processes share the images, and those other than rank 0
-    get None. Raises the subclasses of DitEvalError.
+    only: the name of one batch, None for all; open_progress: a context manager that gives the callback for
+    `evaluate`. Interrupted downloads are resumed. Under torchrun the processes share the images, and ranks
+    other than 0 get None. Raises subclasses of DitEvalError.
     """
-    chosen = _chosen(only)
+    entries = _entries(only)
     files = {
         name: {role: (asset, assets.fetch(asset, offline=offline)) for role, asset in _files(entry).items()}
-        for name, entry in chosen.items()
+        for name, entry in entries.items()
     }
     rank, batches = Rank.from_environment(), []
     with process_group(rank):
-        for name, entry in chosen.items():
+        for name, entry in entries.items():
             paths = {role: path for role, (_, path) in files[name].items()}
-            with measuring() as progress:
+            with open_progress() as progress:
                 result = evaluate(
                     paths["samples"],
                     paths["reference"],
-                    protocol=entry.about["protocol"],
+                    protocol=entry.protocol,
                     inception=paths["weights"],
                     device=device,
                     batch_size=batch_size,
                     progress=progress,
                 )
             if result is not None:
-                batches.append(_batch(entry, files[name], result))
+                batches.append(_certified_batch(entry, files[name], result))
     if rank.index > 0:
         return None
     return Certificate(batches=tuple(batches), date=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def _chosen(only: str | None) -> Mapping[str, assets.Asset]:
-    known = assets.manifest("reference_stats", "certificates.toml")
+def _entries(only: str | None) -> Mapping[str, assets.CertificateEntry]:
+    entries = assets.certificates()
     if only is None:
-        return known
-    if only not in known:
-        raise UsageError(f"no published batch is called {only!r} (there are: {', '.join(known)}).")
-    return {only: known[only]}
+        return entries
+    if only not in entries:
+        raise UsageError(f"unknown batch {only!r} (known: {', '.join(entries)}).")
+    return {only: entries[only]}
 
 
-def _files(entry: assets.Asset) -> dict[str, assets.Asset]:
-    """What the numbers of one batch are made from."""
+def _files(entry: assets.CertificateEntry) -> dict[str, assets.Asset]:
+    """The assets from which the numbers of a batch are computed."""
     return {
-        "weights": assets.lookup("models", protocol_named(entry.about["protocol"]).weights),
-        "reference": assets.lookup("reference_stats", entry.about["reference"]),
+        "weights": assets.lookup("models", protocol_named(entry.protocol).weights),
+        "reference": assets.lookup("reference_stats", entry.reference),
         "samples": entry,
     }
 
 
-def _batch(entry: assets.Asset, files: Mapping[str, tuple[assets.Asset, Path]], result: Result) -> Batch:
-    published, tolerance = entry.about["published"], entry.about["tolerance"]
-    return Batch(
+def _certified_batch(
+    entry: assets.CertificateEntry, files: Mapping[str, tuple[assets.Asset, Path]], result: Result
+) -> CertifiedBatch:
+    published, tolerance = entry.published, entry.tolerance
+    return CertifiedBatch(
         name=entry.name,
-        findings=tuple(
-            Finding(
-                metric=metric,
-                published=published[metric],
-                found=result.metrics.get(metric),
-                tolerance=tolerance[metric],
-            )
+        numbers=tuple(
+            CertifiedNumber(metric, published[metric], result.metrics.get(metric), tolerance[metric])
             for metric in METRICS
             if metric in published
         ),
@@ -200,13 +192,13 @@ def _batch(entry: assets.Asset, files: Mapping[str, tuple[assets.Asset, Path]], 
     )
 
 
-def _cells(each: Finding) -> list[str]:
-    metric = METRICS[each.metric]
+def _cells(number: CertifiedNumber) -> list[str]:
+    metric = METRICS[number.metric]
     return [
         f"    {metric.title}" if metric.parent else f"  {metric.title}",
-        f"{each.published:.5f}",
-        "absent" if each.found is None else f"{each.found:.5f}",
-        "" if each.difference is None else f"{each.difference:+.5f}",
-        f"{each.tolerance:g}",
-        each.verdict,
+        f"{number.published:.5f}",
+        "absent" if number.found is None else f"{number.found:.5f}",
+        "" if number.difference is None else f"{number.difference:+.5f}",
+        f"{number.tolerance:g}",
+        number.outcome,
     ]

@@ -1,10 +1,10 @@
-"""Table 2 from the beginning: samples at the paper's guidance scales, their numbers, the report.
+"""Reproduce table 2: sample at the paper's guidance scales, evaluate, write the report.
 
-FOLDER/cfg-1.00.npz, .json     a batch and how it was drawn
-FOLDER/cfg-1.00.result.json    its numbers
+FOLDER/cfg-1.00.npz, .json     a batch and the record of its sampling
+FOLDER/cfg-1.00.result.json    its result
 FOLDER/report.html
 
-What is there and was made with the same settings is not made again.
+Existing files that were made with the same settings are kept.
 """
 
 from __future__ import annotations
@@ -22,59 +22,61 @@ from dit_eval.io import assets
 from dit_eval.io.batch_record import read_record
 from dit_eval.report.page import write_report
 from dit_eval.results.result import Result, read_result, write_result
+from dit_eval.results.table2 import NUM
 from dit_eval.runtime.distributed import Rank, broadcast_from_rank0, process_group, wait_for_all
 
-GUIDANCE = (1.0, 1.25, 1.5)  # the paper's DiT-XL/2, and its -G
+GUIDANCE_SCALES = (1.0, 1.25, 1.5)  # of DiT-XL/2 and DiT-XL/2-G in the paper
 
-Bar = Callable[[], AbstractContextManager[Callable[..., None] | None]]
+OpenProgress = Callable[[], AbstractContextManager[Callable[..., None] | None]]
 
 
 def reproduce_table2(folder: str | Path, *, model: str = "XL/2", **settings: Any) -> list[Result] | None:
-    """`measure_guidance` with these settings, then FOLDER/report.html of what it gives."""
-    results = measure_guidance(folder, model=model, **settings)
+    """`evaluate_guidance_scales` with these settings; also writes FOLDER/report.html."""
+    results = evaluate_guidance_scales(folder, model=model, **settings)
     if results:
         name = results[0].samples["plan"]["model"]
         write_report(Path(folder, "report.html"), results, title=f"{name} at three guidance scales")
     return results
 
 
-def measure_guidance(
+def evaluate_guidance_scales(
     folder: str | Path,
     *,
     model: str,
     num: int | None = None,
     inception: str | Path | None = None,
     device: str = "auto",
-    drawing: Bar = nullcontext,
-    measuring: Bar = nullcontext,
+    sampling_progress: OpenProgress = nullcontext,
+    evaluation_progress: OpenProgress = nullcontext,
 ) -> list[Result] | None:
-    """Sample a model at guidance 1.0, 1.25 and 1.5 and measure each batch.
+    """Sample a model at guidance scales 1.0, 1.25 and 1.5 and evaluate each batch.
 
-    model: a registered one whose entry names its reference; num: images of each batch, None for what that
-    entry says, else 50,000; inception: see `evaluate`; drawing, measuring: open a progress bar, as for
-    `generate` and `evaluate`. Interrupted, the same call goes on; under torchrun every rank makes it, and
-    those other than 0 get None. Raises the subclasses of DitEvalError.
+    model: a registered model whose entry names its reference; num: images per batch, None for the number in
+    that entry or 50,000; inception: see `evaluate`; sampling_progress, evaluation_progress: context managers
+    that give the callbacks for `generate` and `evaluate`. Resumable: the same call continues after an
+    interruption. Under torchrun every rank makes the call, and ranks other than 0 get None. Raises subclasses
+    of DitEvalError.
     """
     folder, rank = Path(folder), Rank.from_environment()
-    source = find_model(model, None, None)
-    reference = source.defaults.get("reference")
+    spec = find_model(model)
+    reference = spec.defaults.get("reference")
     if reference is None:
         raise UsageError(
-            f"no reference is registered for {source.name}, so there is nothing to measure it against. "
-            "Draw batches with `dit-eval sample` and measure them with `dit-eval fid SAMPLES REF`."
+            f"no reference is registered for {spec.name}, so its samples cannot be evaluated. "
+            "Sample with `dit-eval sample` and evaluate with `dit-eval fid SAMPLES REF`."
         )
-    images = num or int(source.defaults.get("num", 50_000))
+    num = num or int(spec.defaults.get("num", NUM))
     results = []
     with process_group(rank):
-        for cfg in GUIDANCE:
+        for cfg in GUIDANCE_SCALES:
             batch = folder / f"cfg-{cfg:.2f}.npz"
-            with drawing() as progress:
-                generate(model, cfg=cfg, num=images, out=batch, device=device, progress=progress)
-            wait_for_all(rank)  # whoever draws the last image writes the batch
+            with sampling_progress() as progress:
+                generate(model, cfg=cfg, num=num, out=batch, device=device, progress=progress)
+            wait_for_all(rank)  # the rank that samples the last image writes the batch
             out = batch.with_suffix(".result.json")
-            result = _kept(out, batch, reference, inception)
+            result = _existing_result(out, batch, reference, inception)
             if not broadcast_from_rank0(rank, result is not None):
-                with measuring() as progress:
+                with evaluation_progress() as progress:
                     result = evaluate(batch, reference, inception=inception, device=device, progress=progress)
                 if result is not None:
                     write_result(out, result)
@@ -82,14 +84,16 @@ def measure_guidance(
     return results if rank.index == 0 else None
 
 
-def _kept(out: Path, batch: Path, reference: str, inception: str | Path | None) -> Result | None:
-    """The result that is there, if it is that of this batch by these weights."""
+def _existing_result(path: Path, batch: Path, reference: str, inception: str | Path | None) -> Result | None:
+    """The result in `path` if it is of this batch, reference and weights of the feature network."""
     try:
-        result = read_result(out)
+        result = read_result(path)
     except ResultError:
         return None
-    record = read_record(batch)
-    weights = result.protocol["weights"]
-    found = (result.samples.get("plan"), result.samples["digest"], result.reference["path"])
-    asked = weights["official"] if inception is None else weights["sha256"] == assets.sha256(Path(inception))
-    return result if asked and found == (record["plan"], record["digest"], reference) else None
+    record, weights = read_record(batch), result.protocol["weights"]
+    if inception is None:
+        same_weights = weights["official"]
+    else:
+        same_weights = weights["sha256"] == assets.sha256(Path(inception))
+    recorded = (result.samples.get("plan"), result.samples["digest"], result.reference["path"])
+    return result if same_weights and recorded == (record["plan"], record["digest"], reference) else None

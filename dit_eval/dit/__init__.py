@@ -1,4 +1,4 @@
-"""The DiT: configurations, blocks, model and checkpoints."""
+"""The diffusion transformer: configurations, blocks, model and checkpoints."""
 
 from dit_eval.dit.blocks import BLOCKS
 from dit_eval.dit.checkpoints import load_dit

@@ -1,11 +1,11 @@
-"""The four ways in which a DiT block is told the time and the class (Peebles & Xie 2023, figure 3).
+"""The DiT block in its four variants of conditioning on time and class (Peebles & Xie 2023, figure 3).
 
-Every block has the same two methods:
+Every block has two methods:
 
-    condition(t, y) → what the block takes from the embeddings t, y (N, D); no image needed
+    condition(t, y) → the block's conditioning from the embeddings t, y (N, D), independent of the image
     forward(x, condition) → the tokens x (N, T, D) after the block
 
-so that the first can be computed once and shared by all images of the same time and class.
+so that conditioning is computed once and shared by all images with the same time and class.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def layer_norm(hidden_size: int, *, affine: bool) -> nn.LayerNorm:
 
 
 def modulation(hidden_size: int, parts: int) -> nn.Sequential:
-    """(N, D) → (N, parts · D): the regression of shifts, scales and gates from the conditioning."""
+    """The layer that regresses shifts, scales and gates from the conditioning: (N, D) → (N, parts · D)."""
     return nn.Sequential(nn.SiLU(), Linear(hidden_size, parts * hidden_size))
 
 
@@ -35,7 +35,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; `qkv` holds query, key and value one after the other, as in timm."""
+    """Multi-head self-attention; `qkv` is the concatenation of query, key and value, as in timm."""
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention from the image's tokens to another sequence."""
+    """Multi-head attention from the image tokens to the conditioning sequence."""
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class CrossAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with the tanh form of GELU between them."""
+    """Two linear layers with the tanh approximation of GELU between them."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -85,19 +85,26 @@ class MLP(nn.Module):
         return self.fc2(self.fc1(x))
 
 
-class AdaLNZeroBlock(nn.Module):
-    """adaLN with a gate on either branch; gates start at zero, so the block starts as the identity."""
+class _Block(nn.Module):
+    """The layers common to all variants: attention and MLP, each after a LayerNorm."""
+
+    def __init__(self, hidden_size: int, num_heads: int, *, affine: bool = True) -> None:
+        super().__init__()
+        self.norm1 = layer_norm(hidden_size, affine=affine)
+        self.attn = Attention(hidden_size, num_heads)
+        self.norm2 = layer_norm(hidden_size, affine=affine)
+        self.mlp = MLP(hidden_size)
+
+
+class AdaLNZeroBlock(_Block):
+    """adaLN with a gate on each branch, initialised to zero, so that a new block is the identity."""
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
-        super().__init__()
-        self.norm1 = layer_norm(hidden_size, affine=False)
-        self.attn = Attention(hidden_size, num_heads)
-        self.norm2 = layer_norm(hidden_size, affine=False)
-        self.mlp = MLP(hidden_size)
+        super().__init__(hidden_size, num_heads, affine=False)
         self.adaLN_modulation = modulation(hidden_size, 6)
 
     def condition(self, t: Tensor, y: Tensor) -> Tensor:
-        """Shift, scale and gate of attention, then of the MLP: (N, 6, 1, D)."""
+        """Shift, scale and gate for attention, then for the MLP: (N, 6, 1, D)."""
         return self.adaLN_modulation(t + y).unflatten(-1, (6, 1, -1))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -107,15 +114,11 @@ class AdaLNZeroBlock(nn.Module):
         return torch.addcmul(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
 
 
-class AdaLNBlock(nn.Module):
+class AdaLNBlock(_Block):
     """Shift and scale of each LayerNorm are regressed from t + y."""
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
-        super().__init__()
-        self.norm1 = layer_norm(hidden_size, affine=False)
-        self.attn = Attention(hidden_size, num_heads)
-        self.norm2 = layer_norm(hidden_size, affine=False)
-        self.mlp = MLP(hidden_size)
+        super().__init__(hidden_size, num_heads, affine=False)
         self.adaLN_modulation = modulation(hidden_size, 4)
 
     def condition(self, t: Tensor, y: Tensor) -> Tensor:
@@ -129,17 +132,13 @@ class AdaLNBlock(nn.Module):
         return x + self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
 
 
-class CrossAttentionBlock(nn.Module):
-    """A cross-attention to the sequence (t, y) follows self-attention."""
+class CrossAttentionBlock(_Block):
+    """Cross-attention to the sequence (t, y) after self-attention."""
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
-        super().__init__()
-        self.norm1 = layer_norm(hidden_size, affine=True)
-        self.attn = Attention(hidden_size, num_heads)
+        super().__init__(hidden_size, num_heads)
         self.norm_cross = layer_norm(hidden_size, affine=True)
         self.cross_attn = CrossAttention(hidden_size, num_heads)
-        self.norm2 = layer_norm(hidden_size, affine=True)
-        self.mlp = MLP(hidden_size)
 
     def condition(self, t: Tensor, y: Tensor) -> Tensor:
         """Keys and values of the two embeddings: (N, 2, num_heads, 2, D / num_heads)."""
@@ -152,18 +151,11 @@ class CrossAttentionBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class InContextBlock(nn.Module):
-    """A plain ViT block; the model puts t and y into the sequence as two more tokens."""
-
-    def __init__(self, hidden_size: int, num_heads: int) -> None:
-        super().__init__()
-        self.norm1 = layer_norm(hidden_size, affine=True)
-        self.attn = Attention(hidden_size, num_heads)
-        self.norm2 = layer_norm(hidden_size, affine=True)
-        self.mlp = MLP(hidden_size)
+class InContextBlock(_Block):
+    """A plain ViT block; the model appends t and y to the sequence as two tokens."""
 
     def condition(self, t: Tensor, y: Tensor) -> None:
-        """Nothing: the tokens carry it."""
+        """None: the conditioning is in the tokens."""
 
     def forward(self, x: Tensor, condition: None) -> Tensor:
         """(N, T, D) → (N, T, D)."""

@@ -1,9 +1,9 @@
-"""Weights from a file into a DiT: recognise, rename, compare, assign.
+"""Loading checkpoints into a DiT.
 
-Recognised by content, never by name: a bare state dict in the layout of the public DiT and SiT
-checkpoints, a training checkpoint that holds one under `ema`, and diffusers' layout of DiT;
-pickled by torch (only tensors are unpickled, never code) or as safetensors.
-Tensors are mapped from the file, so that a model of 2.7 GB does not need 5.4 GB to be loaded.
+Accepted layouts, recognised by content: a bare state dict as in the public DiT and SiT checkpoints, a
+training checkpoint with one under `ema`, and diffusers' layout of DiT; saved as safetensors or by torch, of
+which only tensors are unpickled, never code. Tensors are memory-mapped, so loading does not need twice the
+memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 import pickle
 import re
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dit_eval.dit.configs import DIT, DiTConfig, model_name
-from dit_eval.dit.model import DiT, build_dit, position_table
+from dit_eval.dit.model import DiT, sincos_pos_embed
 from dit_eval.errors import CheckpointError
+from dit_eval.io.files import file_kind
 
 StateDict = dict[str, Tensor]
 
-# diffusers' name → ours. Every diffusers block keeps its own copy of the embedders of t and y; the first
-# is the one that its final layer uses, and in weights converted from the original they are all equal.
+# diffusers' name → original name. Every diffusers block has its own copy of the embedders of t and y; the
+# final layer uses the first block's, and in weights converted from the original all copies are equal.
 _EMBEDDERS = r"transformer_blocks\.0\.norm1\.emb"
 _DIFFUSERS = {
     r"pos_embed\.(proj\..*)": r"x_embedder.\1",
@@ -54,39 +54,31 @@ def load_dit(
     *,
     input_size: int | None = None,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
 ) -> DiT:
-    """The DiT whose weights lie in `path`, on `device` in `dtype`, ready for inference.
+    """Load a DiT from the checkpoint `path` onto `device`, in float32 and ready for inference.
 
-    model, input_size: what the caller expects, as in `build_dit`. None takes what the file holds: the
-    registered configuration of that shape, and the latent size of its position table (32 if it has none).
-    Channels, classes, block and variance are read off the weights.
-    Raises CheckpointError if the file is no DiT, or not the expected one: with the first tensors that
+    model, input_size: the expected model, as in `build_dit`. None stands for what the file holds: the
+    registered configuration of that shape, and the latent size of its position embedding (32 if it has none).
+    Channels, classes, block and variance are inferred from the weights.
+    Raises CheckpointError if the file is not a DiT or not the expected one; it names the first tensors that
     differ and the model that would fit.
     """
     weights = _in_original_layout(_read(path), path)
-    facts = _Facts(weights, path)
-    config = facts.registered_config() if model is None else _config(model)
+    architecture = _Architecture(weights, path)
+    config = _choose_config(model, architecture)
     if input_size is None:
-        input_size = facts.input_size or 32
-    with torch.device("meta"):  # no memory, no initialisation: every parameter is assigned below
-        dit = build_dit(
-            config,
-            input_size=input_size,
-            in_channels=facts.in_channels,
-            num_classes=facts.num_classes,
-            block=facts.block,
-            learn_sigma=facts.learn_sigma,
-        )
-    weights.setdefault("pos_embed", position_table(config.hidden_size, input_size // config.patch_size))
-    _require_same(weights, dit, path, facts)
-    placed = {key: value.to(device=device, dtype=dtype) for key, value in weights.items()}
-    dit.load_state_dict(placed, assign=True)
+        input_size = architecture.input_size or 32
+    with torch.device("meta"):  # allocates nothing; every parameter is assigned below
+        dit = DiT(config, input_size, *architecture.arguments())
+    weights.setdefault("pos_embed", sincos_pos_embed(config.hidden_size, input_size // config.patch_size))
+    _require_same_shapes(weights, dit, path, architecture)
+    weights = {key: value.to(device=device, dtype=torch.float32) for key, value in weights.items()}
+    dit.load_state_dict(weights, assign=True)
     return dit.eval().requires_grad_(False)
 
 
-class _Facts:
-    """What the shapes of a state dict tell about the model that it was taken from."""
+class _Architecture:
+    """What the shapes of a state dict reveal about the model. Raises CheckpointError if it is not a DiT."""
 
     def __init__(self, weights: StateDict, path: Path) -> None:
         try:
@@ -96,8 +88,8 @@ class _Facts:
         except (KeyError, ValueError) as error:
             found = ", ".join(list(weights)[:3]) or "nothing"
             raise CheckpointError(
-                f"{path} holds no DiT: it lacks a well-shaped {error} (its first tensors: {found}). "
-                "Give a checkpoint of DiT or SiT, in the original's or in diffusers' layout."
+                f"{path} does not hold a DiT (expected {error}; first tensors found: {found}). "
+                "Pass a checkpoint of DiT or SiT, in the original or the diffusers layout."
             ) from None
         self.learn_sigma = out_channels == 2 * self.in_channels
         self.depth = 1 + max(
@@ -111,48 +103,46 @@ class _Facts:
     def _block(self, weights: StateDict) -> str:
         if "blocks.0.cross_attn.q.weight" in weights:
             return "cross-attention"
-        regression = weights.get("blocks.0.adaLN_modulation.1.weight")
-        if regression is None:
+        modulation = weights.get("blocks.0.adaLN_modulation.1.weight")
+        if modulation is None:
             return "in-context"
-        return "adaln" if len(regression) == 4 * self.hidden_size else "adaln-zero"
+        return "adaln" if len(modulation) == 4 * self.hidden_size else "adaln-zero"
 
-    def registered_config(self) -> DiTConfig:
-        """The registered configuration of this depth, hidden size and patch size."""
-        for config in DIT.values():
-            if (config.depth, config.hidden_size, config.patch_size) == (
-                self.depth,
-                self.hidden_size,
-                self.patch_size,
-            ):
-                return config
-        raise CheckpointError(
-            f"the checkpoint is {self}: no registered configuration has that shape, and the number of "
-            "attention heads cannot be inferred. Pass the configuration as a DiTConfig."
-        )
+    def arguments(self) -> tuple[int, int, str, bool]:
+        """The last arguments of `DiT`."""
+        return self.in_channels, self.num_classes, self.block, self.learn_sigma
+
+    def registered_name(self) -> str | None:
+        """The name of the registered configuration with this depth, hidden size and patch size."""
+        shape = (self.depth, self.hidden_size, self.patch_size)
+        names = (name for name, c in DIT.items() if (c.depth, c.hidden_size, c.patch_size) == shape)
+        return next(names, None)
 
     def __str__(self) -> str:
-        shape = (self.depth, self.hidden_size, self.patch_size)
-        for name, config in DIT.items():
-            if (config.depth, config.hidden_size, config.patch_size) == shape:
-                words = f"DiT-{name}"
-                break
-        else:
-            words = (
-                f"a DiT of depth {self.depth}, hidden size {self.hidden_size}, patch size {self.patch_size}"
-            )
+        name = self.registered_name()
+        sizes = f"depth {self.depth}, hidden size {self.hidden_size}, patch size {self.patch_size}"
+        description = f"DiT-{name}" if name else f"a DiT of {sizes}"
         if self.block != "adaln-zero":
-            words += f" ({self.block})"
+            description += f" ({self.block})"
         if self.input_size is not None:
-            words += f" for {self.input_size}×{self.input_size} latents"
-        return f"{words} with {self.num_classes} classes"
+            description += f" for {self.input_size}×{self.input_size} latents"
+        return f"{description} with {self.num_classes} classes"
 
 
-def _config(model: str | DiTConfig) -> DiTConfig:
-    return DIT[model_name(model)] if isinstance(model, str) else model
+def _choose_config(model: str | DiTConfig | None, architecture: _Architecture) -> DiTConfig:
+    if isinstance(model, DiTConfig):
+        return model
+    name = architecture.registered_name() if model is None else model_name(model)
+    if name is None:
+        raise CheckpointError(
+            f"the checkpoint is {architecture}: no registered configuration has this shape, and the number "
+            "of attention heads cannot be inferred. Pass the configuration as a DiTConfig."
+        )
+    return DIT[name]
 
 
-def _require_same(weights: StateDict, dit: DiT, path: Path, facts: _Facts) -> None:
-    """Raise CheckpointError with the first tensors in which the file and the model differ."""
+def _require_same_shapes(weights: StateDict, dit: DiT, path: Path, architecture: _Architecture) -> None:
+    """Raise CheckpointError with the first tensors that differ between the file and the model."""
     found = {key: tuple(value.shape) for key, value in weights.items()}
     expected = {key: tuple(value.shape) for key, value in dit.state_dict().items()}
     differing = [key for key in {**expected, **found} if found.get(key) != expected.get(key)]
@@ -169,7 +159,7 @@ def _require_same(weights: StateDict, dit: DiT, path: Path, facts: _Facts) -> No
     more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
     raise CheckpointError(
         f"{path} does not fit the model: {'; '.join(map(difference, differing[:3]))}{more}. "
-        f"This looks like {facts}."
+        f"This looks like {architecture}."
     )
 
 
@@ -180,13 +170,13 @@ def _in_original_layout(weights: StateDict, path: Path) -> StateDict:
     _require_equal_copies(weights, path)
     renamed: StateDict = {}
     for key, value in weights.items():
-        for theirs, ours in _DIFFUSERS.items():
-            if match := re.fullmatch(theirs, key):
-                renamed[match.expand(ours)] = value
+        for pattern, original_name in _DIFFUSERS.items():
+            if match := re.fullmatch(pattern, key):
+                renamed[match.expand(original_name)] = value
                 break
         else:
             if not _EMBEDDER_COPIES.fullmatch(key):
-                renamed[key] = value  # unknown: `_require_same` names it
+                renamed[key] = value  # unknown; `_require_same_shapes` reports it
     return _with_joined_qkv(renamed)
 
 
@@ -196,8 +186,8 @@ def _require_equal_copies(weights: StateDict, path: Path) -> None:
             first = weights.get(f"transformer_blocks.0.norm1.emb.{match[1]}")
             if first is None or not torch.equal(first, value):
                 raise CheckpointError(
-                    f"{path}: {key} differs from the first block's, but a DiT has one embedder for all. "
-                    "Trained in diffusers from scratch, this is not a DiT of the paper."
+                    f"{path}: {key} differs from the first block's, but a DiT has one embedder for all "
+                    "blocks. A model trained from scratch in diffusers is not a DiT of the paper."
                 )
 
 
@@ -214,18 +204,18 @@ def _with_joined_qkv(weights: StateDict) -> StateDict:
 
 
 def _read(path: Path) -> StateDict:
-    """The state dict in a file, on the CPU and mapped from it. Raises CheckpointError."""
+    """The state dict in a file, memory-mapped on the CPU. Raises CheckpointError."""
     if not path.is_file():
-        raise CheckpointError(f"{path} is not a file. Give a checkpoint (.pt, .pth, .bin or .safetensors).")
+        raise CheckpointError(f"{path} is not a file. Pass a checkpoint (.pt, .pth, .bin or .safetensors).")
     try:
-        content = load_file(path) if _is_safetensors(path) else _unpickle(path)
+        content = load_file(path) if file_kind(path) == "safetensors" else _unpickle(path)
     except pickle.UnpicklingError:
-        reason = "its pickle holds more than tensors, and is not run"
-    except (EOFError, KeyError):  # where a text ends that was taken for a pickle
-        reason = "it is damaged or of another kind"
+        reason = "its pickle holds more than tensors and is not executed"
+    except (EOFError, KeyError):  # a text file that was taken for a pickle
+        reason = "it is damaged or not a checkpoint"
     except (SafetensorError, RuntimeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        reason = re.sub(r"^\[enforce fail at .*?\][ .]*", "", reason)  # torch's line of C++
+        reason = re.sub(r"^\[enforce fail at .*?\][ .]*", "", reason)  # the C++ source location
     else:
         return _state_dict(content, path)
     raise CheckpointError(
@@ -234,18 +224,11 @@ def _read(path: Path) -> StateDict:
     )
 
 
-def _is_safetensors(path: Path) -> bool:
-    """True if the file starts with a header's length and the header's brace."""
-    with path.open("rb") as stream:
-        start = stream.read(9)
-    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
-
-
 def _unpickle(path: Path) -> Any:
-    mapped = zipfile.is_zipfile(path)  # torch's format before 1.6 is no zip and cannot be mapped
+    mapped = file_kind(path) == "torch"  # torch's format before 1.6 is not a zip and cannot be mapped
     with (
-        torch.serialization.safe_globals([argparse.Namespace]),  # DiT's trainer keeps its options beside
-        warnings.catch_warnings(action="ignore", category=UserWarning),  # about pickles that it refuses
+        torch.serialization.safe_globals([argparse.Namespace]),  # DiT's training script saves its options
+        warnings.catch_warnings(action="ignore", category=UserWarning),  # about pickles that are refused
     ):
         return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
 
@@ -253,10 +236,10 @@ def _unpickle(path: Path) -> Any:
 def _state_dict(content: Any, path: Path) -> StateDict:
     if isinstance(content, dict) and isinstance(content.get("ema"), dict):
         content = content["ema"]  # the weights that the papers evaluate
-    if isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values()):
+    if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
         return dict(content)
-    held = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+    found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
     raise CheckpointError(
-        f"{path} holds no state dict (found: {held or 'nothing'}). "
+        f"{path} does not hold a state dict (found: {found or 'nothing'}). "
         "Expected tensors by name, or a training checkpoint that holds them under 'ema'."
     )

@@ -1,4 +1,4 @@
-"""The paper's twelve architectures, by name."""
+"""The twelve architectures of the DiT paper, by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dit_eval.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig:
-    """The shape of a DiT's trunk. What it is fed (latents, classes) is said when it is built."""
+    """The architecture of a DiT, without the sizes of latents and classes, which `build_dit` takes."""
 
     depth: int  # number of blocks
     hidden_size: int  # size of one token
@@ -18,7 +18,7 @@ class DiTConfig:
     patch_size: int  # latent pixels per token side
 
 
-DIT = {  # Peebles & Xie 2023, table 1, from the cheapest to the dearest of each size
+DIT = {  # Peebles & Xie 2023, table 1; patch sizes in the order of rising cost
     "S/8": DiTConfig(depth=12, hidden_size=384, num_heads=6, patch_size=8),
     "S/4": DiTConfig(depth=12, hidden_size=384, num_heads=6, patch_size=4),
     "S/2": DiTConfig(depth=12, hidden_size=384, num_heads=6, patch_size=2),
@@ -37,7 +37,7 @@ DIT = {  # Peebles & Xie 2023, table 1, from the cheapest to the dearest of each
 def model_name(name: str) -> str:
     """`XL/2` for `XL/2`, `DiT-XL/2` and `SiT-XL/2`, in any case.
 
-    Raises UsageError with the nearest registered names for any other.
+    Raises UsageError, with the nearest names, for any other name.
     """
     short = name.strip().upper().removeprefix("DIT-").removeprefix("SIT-")
     if short in DIT:

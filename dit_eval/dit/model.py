@@ -1,7 +1,7 @@
 """DiT, the diffusion transformer of Peebles & Xie 2023 (arXiv 2212.09748).
 
-Written afresh; names and shapes of its parameters are those of the public checkpoints,
-and `tests/oracle` holds its outputs against the original's.
+An independent implementation. Parameter names and shapes are those of the public checkpoints; `tests/oracle`
+compares the outputs with recorded outputs of the original code.
 """
 
 from __future__ import annotations
@@ -18,32 +18,31 @@ from dit_eval.errors import UsageError
 from dit_eval.runtime.onednn import Linear, linear
 
 MAX_PERIOD = 10_000
-FREQUENCIES = 256  # size of the sinusoidal embedding of t, before its MLP
+FREQUENCY_EMBEDDING_SIZE = 256  # of the timestep, before the MLP
 
 
-def sinusoids(positions: Tensor, size: int) -> Tensor:
-    """Cosines, then sines, of `positions` (N,) at size / 2 geometric frequencies: (N, size), same dtype."""
-    half = size // 2
-    steps = torch.arange(half, dtype=positions.dtype, device=positions.device)
-    angles = positions[:, None] * torch.exp(steps * (-math.log(MAX_PERIOD) / half))
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
+    """Sinusoidal embedding of t (N,): dim / 2 cosines, then as many sines, (N, dim) in the dtype of t."""
+    half = dim // 2
+    exponents = torch.arange(half, dtype=t.dtype, device=t.device)
+    args = t[:, None] * torch.exp(exponents * (-math.log(MAX_PERIOD) / half))
+    return torch.cat([args.cos(), args.sin()], dim=-1)
 
 
-def position_table(hidden_size: int, side: int) -> Tensor:
-    """Fixed sine-cosine embedding of a side × side grid, row by row: (1, side², hidden_size), float32.
+def sincos_pos_embed(hidden_size: int, grid_size: int) -> Tensor:
+    """Fixed sine-cosine embedding of a square grid in row-major order: (1, grid_size², hidden_size) float32.
 
     The first half of the channels encodes the column and the second half the row, sines before cosines.
     """
-    place = torch.arange(side, dtype=torch.float64, device="cpu")
-    line = (
-        sinusoids(place, hidden_size // 2).unflatten(-1, (2, -1)).flip(-2).flatten(-2)
-    )  # (side, hidden_size / 2)
-    columns, rows = line.repeat(side, 1), line.repeat_interleave(side, dim=0)
+    positions = torch.arange(grid_size, dtype=torch.float64, device="cpu")
+    cos, sin = timestep_embedding(positions, hidden_size // 2).chunk(2, dim=-1)
+    pos_embed_1d = torch.cat([sin, cos], dim=-1)  # (grid_size, hidden_size / 2)
+    columns, rows = pos_embed_1d.repeat(grid_size, 1), pos_embed_1d.repeat_interleave(grid_size, dim=0)
     return torch.cat([columns, rows], dim=-1).float().unsqueeze(0)
 
 
-class PatchEmbedder(nn.Module):
-    """Latents to tokens, one per patch: a convolution with stride equal to its kernel, as a linear layer."""
+class PatchEmbed(nn.Module):
+    """Latents to tokens, one per patch: a convolution with non-overlapping kernels, run as a linear layer."""
 
     def __init__(self, in_channels: int, hidden_size: int, patch_size: int) -> None:
         super().__init__()
@@ -58,22 +57,22 @@ class PatchEmbedder(nn.Module):
 
 
 class TimestepEmbedder(nn.Module):
-    """Sinusoids of the time, whole or fractional, through an MLP."""
+    """Embeds integer or fractional timesteps: sinusoids, then an MLP."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            Linear(FREQUENCIES, hidden_size), nn.SiLU(), Linear(hidden_size, hidden_size)
+            Linear(FREQUENCY_EMBEDDING_SIZE, hidden_size), nn.SiLU(), Linear(hidden_size, hidden_size)
         )
 
     def forward(self, t: Tensor) -> Tensor:
         """(N,) → (N, D)."""
-        waves = sinusoids(t.float(), FREQUENCIES)
-        return self.mlp(waves.to(next(self.mlp.parameters()).dtype))
+        t_freq = timestep_embedding(t.float(), FREQUENCY_EMBEDDING_SIZE)
+        return self.mlp(t_freq.to(next(self.mlp.parameters()).dtype))
 
 
 class LabelEmbedder(nn.Module):
-    """A table of classes; its last row stands for no class."""
+    """Embeds class labels; the last row of the table is the null class of unconditional passes."""
 
     def __init__(self, num_classes: int, hidden_size: int) -> None:
         super().__init__()
@@ -85,22 +84,22 @@ class LabelEmbedder(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """LayerNorm, adaptive where the blocks' are, and a linear decoder to patches."""
+    """LayerNorm, with adaLN if the blocks use it, and a linear layer from tokens to patches."""
 
-    def __init__(self, hidden_size: int, size: int, *, adaptive: bool) -> None:
+    def __init__(self, hidden_size: int, out_size: int, *, adaptive: bool) -> None:
         super().__init__()
         self.norm_final = layer_norm(hidden_size, affine=not adaptive)
-        self.linear = Linear(hidden_size, size)
+        self.linear = Linear(hidden_size, out_size)
         self.adaLN_modulation = modulation(hidden_size, 2) if adaptive else None
 
     def condition(self, t: Tensor, y: Tensor) -> Tensor | None:
-        """Shift and scale (N, 2, 1, D), if the LayerNorm is adaptive."""
+        """Shift and scale (N, 2, 1, D); None without adaLN."""
         if self.adaLN_modulation is None:
             return None
         return self.adaLN_modulation(t + y).unflatten(-1, (2, 1, -1))
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """(N, T, D) → (N, T, size)."""
+        """(N, T, D) → (N, T, out_size)."""
         x = self.norm_final(x)
         if condition is not None:
             x = modulate(x, *condition.unbind(1))
@@ -109,37 +108,36 @@ class FinalLayer(nn.Module):
 
 @dataclass(frozen=True)
 class Conditioning:
-    """All that a DiT takes from t and y, one row for each pair of them."""
+    """The conditioning of a DiT, one row per pair of t and y."""
 
-    tokens: Tensor | None  # (N, 2, D), the two in-context tokens
-    blocks: tuple[Tensor | None, ...]  # (N, …), what each block takes
+    tokens: Tensor | None  # (N, 2, D), the in-context tokens
+    blocks: tuple[Tensor | None, ...]  # (N, …) for each block
     final: Tensor | None  # (N, 2, 1, D)
 
     def take(self, rows: Tensor) -> Conditioning:
-        """The same for images of which the i-th uses row rows[i]; rows is int64 (N,)."""
+        """The conditioning of images of which the i-th uses row rows[i]; rows is (N,) int64."""
 
-        def pick(each: Tensor | None) -> Tensor | None:
-            return None if each is None else each[rows]
+        def select(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[rows]
 
-        return Conditioning(pick(self.tokens), tuple(map(pick, self.blocks)), pick(self.final))
+        return Conditioning(select(self.tokens), tuple(map(select, self.blocks)), select(self.final))
 
 
 class DiT(nn.Module):
-    """A diffusion transformer: (noised latents, time, class) → noise and, if learned, variance.
+    """A diffusion transformer: (noised latents, timestep, class) → noise and, if learned, variance.
 
-    `model(x, t, y)` is `model.denoise(x, model.condition(t, y))`. A sampler may call the two itself:
-    the conditioning of one (t, y) serves every image that shares it.
+    `model(x, t, y)` is `model.denoise(x, model.condition(t, y))`. Calling the two separately lets images with
+    the same t and y share their conditioning.
     """
 
     def __init__(
         self,
         config: DiTConfig,
-        *,
-        input_size: int = 32,
-        in_channels: int = 4,
-        num_classes: int = 1000,
-        block: str = "adaln-zero",
-        learn_sigma: bool = True,
+        input_size: int,
+        in_channels: int,
+        num_classes: int,
+        block: str,
+        learn_sigma: bool,
     ) -> None:
         super().__init__()
         _require_buildable(config, input_size, block)
@@ -149,11 +147,11 @@ class DiT(nn.Module):
         self.input_size, self.in_channels, self.num_classes = input_size, in_channels, num_classes
         self.out_channels = 2 * in_channels if learn_sigma else in_channels
 
-        self.x_embedder = PatchEmbedder(in_channels, hidden_size, patch_size)
+        self.x_embedder = PatchEmbed(in_channels, hidden_size, patch_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.y_embedder = LabelEmbedder(num_classes, hidden_size)
         self.pos_embed: Tensor
-        self.register_buffer("pos_embed", position_table(hidden_size, input_size // patch_size))
+        self.register_buffer("pos_embed", sincos_pos_embed(hidden_size, input_size // patch_size))
         self.blocks = nn.ModuleList(BLOCKS[block](hidden_size, config.num_heads) for _ in range(config.depth))
         self.final_layer = FinalLayer(
             hidden_size, patch_size * patch_size * self.out_channels, adaptive=adaptive
@@ -164,12 +162,12 @@ class DiT(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Latents (N, C, H, W), times (N,), classes (N,) → (N, 2C, H, W), or (N, C, H, W) without variance.
 
-        t may be whole or fractional; y is int64 in 0 … num_classes, the last meaning no class.
+        t may be fractional; y is int64 in 0 … num_classes, where num_classes is the null class.
         """
         return self.denoise(x, self.condition(t, y))
 
     def condition(self, t: Tensor, y: Tensor) -> Conditioning:
-        """What depends on the time and the class alone. t (N,) or, shared by all, (1,); y (N,)."""
+        """The part that depends only on time and class: t (N,), or (1,) if shared by all; y (N,)."""
         t, y = self.t_embedder(t), self.y_embedder(y)  # (N, D) each
         return Conditioning(
             tokens=torch.stack(torch.broadcast_tensors(t, y), dim=1) if self.block == "in-context" else None,
@@ -178,28 +176,29 @@ class DiT(nn.Module):
         )
 
     def denoise(self, x: Tensor, condition: Conditioning) -> Tensor:
-        """What depends on the image: latents (N, C, H, W) and their conditioning → as `forward`."""
+        """The part that depends on the image: latents (N, C, H, W) and conditioning → as `forward`."""
         x = self.x_embedder(x) + self.pos_embed  # (N, T, D)
-        tokens = x.shape[1]
+        num_patches = x.shape[1]
         if condition.tokens is not None:
             x = torch.cat([x, condition.tokens], dim=1)  # (N, T + 2, D)
-        for block, each in zip(self.blocks, condition.blocks, strict=True):
-            x = block(x, each)
-        x = self.final_layer(x[:, :tokens], condition.final)  # (N, T, p · p · C_out)
+        for block, block_condition in zip(self.blocks, condition.blocks, strict=True):
+            x = block(x, block_condition)
+        x = self.final_layer(x[:, :num_patches], condition.final)  # (N, T, p · p · C_out)
         return self._unpatchify(x)
 
     def _unpatchify(self, x: Tensor) -> Tensor:
-        side, patch_size = self.input_size // self.config.patch_size, self.config.patch_size
-        x = x.unflatten(1, (side, side)).unflatten(-1, (patch_size, patch_size, -1))  # (N, h, w, p, p, C)
+        """(N, T, p · p · C_out) → (N, C_out, H, W)."""
+        p, h = self.config.patch_size, self.input_size // self.config.patch_size
+        x = x.unflatten(1, (h, h)).unflatten(-1, (p, p, -1))  # (N, h, h, p, p, C_out)
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
     def _initialise(self) -> None:
-        """Xavier everywhere, 0.02 for the embeddings of t and y, zero for what must start as nothing."""
+        """Xavier for linear layers, N(0, 0.02²) for the embeddings of t and y, zero for gates and output."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        projection = self.x_embedder.proj  # as if the linear layer that it is
+        projection = self.x_embedder.proj  # initialised as the linear layer that it is
         nn.init.xavier_uniform_(projection.weight.view(projection.out_channels, -1))
         for weight in (*self.t_embedder.parameters(), self.y_embedder.embedding_table.weight):
             if weight.dim() == 2:
@@ -227,19 +226,12 @@ def build_dit(
 ) -> DiT:
     """A freshly initialised DiT.
 
-    model: a name ("XL/2" or "DiT-XL/2") or a configuration of one's own; input_size: latent pixels per
-    side; block: one of `BLOCKS`; learn_sigma: predict the variance too, in as many channels again.
-    Raises UsageError for unknown names, with the nearest, and for sizes that do not divide.
+    model: a name such as "XL/2" or "DiT-XL/2", or a configuration; input_size: latent pixels per side; block:
+    one of `BLOCKS`; learn_sigma: predict the variance too, in as many additional channels.
+    Raises UsageError for unknown names, with the nearest ones, and for sizes that do not divide.
     """
     config = DIT[model_name(model)] if isinstance(model, str) else model
-    return DiT(
-        config,
-        input_size=input_size,
-        in_channels=in_channels,
-        num_classes=num_classes,
-        block=block,
-        learn_sigma=learn_sigma,
-    )
+    return DiT(config, input_size, in_channels, num_classes, block, learn_sigma)
 
 
 def _require_buildable(config: DiTConfig, input_size: int, block: str) -> None:

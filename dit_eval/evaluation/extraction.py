@@ -1,4 +1,4 @@
-"""From images to their statistics: a protocol on a device, over many processes, with a cache."""
+"""From images to their feature statistics: a protocol on a device, shared among ranks, with a cache."""
 
 from __future__ import annotations
 
@@ -17,86 +17,91 @@ from dit_eval.features.extractor import FeatureExtractor
 from dit_eval.features.protocols import Protocol, protocol_named
 from dit_eval.io import assets, npz
 from dit_eval.io.batches import Images
+from dit_eval.results.protocol_record import protocol_fingerprint
 from dit_eval.runtime.distributed import Rank, broadcast_from_rank0, gather_to_rank0
 
-Progress = Callable[[str, int, int], None]  # whose images, how many are done, how many there are
+ExtractionProgress = Callable[[str, int, int], None]  # "samples" or "reference", images done, images in all
 
-STANDARD = "adm"  # the protocol where nobody names one
-_CACHE_VERSION = 4
+DEFAULT_PROTOCOL = "adm"
+_CACHE_VERSION = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureExtraction:
-    """A protocol with its weights on a device: what turns images into statistics."""
+    """A protocol with its weights on a device."""
 
     protocol: Protocol
     weights: Path
-    sha256: str
+    weights_sha256: str
     extractor: FeatureExtractor
     batch_size: int
     rank: Rank
     cache: bool
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the protocol with these weights."""
-        return self.protocol.fingerprint(self.sha256)
-
     def extract(
-        self, images: Images, whose: str, progress: Progress | None
+        self, images: Images, role: str, progress: ExtractionProgress | None
     ) -> tuple[FeatureStats | None, dict[str, Any]]:
-        """Statistics of the images (None on ranks other than 0) and what to say of them in a Result."""
+        """Statistics of the images' features, and what a Result records of the images.
+
+        role: "samples" or "reference", as `progress` is told. Under torchrun every rank makes the call and
+        extracts its share; the statistics are rank 0's, other ranks get None.
+        """
         if images.once:
-            statistics = self._extract(images, whose, progress)
-            return statistics, _describe(images)
-        about = _describe(images)
-        entry = self._cache_entry(about["digest"])
-        kept = self._kept(entry) if entry and self.rank.index == 0 else None
-        if broadcast_from_rank0(self.rank, kept is not None):
-            return kept, {**about, "cached": True}
-        statistics = self._extract(images, whose, progress)
+            stats = self._extract_share(images, role, progress)
+            return stats, _image_record(images)
+        record = _image_record(images)
+        entry = self._cache_entry(record["digest"])
+        cached = self._read_cache(entry) if entry and self.rank.index == 0 else None
+        if broadcast_from_rank0(self.rank, cached is not None):
+            return cached, {**record, "cached": True}
+        stats = self._extract_share(images, role, progress)
         if self.rank.count > 1:
-            parts = gather_to_rank0(self.rank, _in_memory(statistics.to_arrays()))
-            if not parts:
-                return None, about
-            for part in parts[1:]:
-                statistics.merge(part)
+            shares = gather_to_rank0(self.rank, _in_memory(stats.to_arrays()))
+            if not shares:
+                return None, record
+            for share in shares[1:]:
+                stats.merge(share)
         if entry:
             entry.parent.mkdir(parents=True, exist_ok=True)
-            npz.write_npz(entry, statistics.to_arrays())
-        return statistics, about
+            npz.write_npz(entry, stats.to_arrays())
+        return stats, record
 
-    def describe(self) -> dict[str, Any]:
+    def protocol_record(self) -> dict[str, Any]:
         """The protocol section of a Result."""
         official = assets.lookup("models", self.protocol.weights).sha256
-        weights = {"file": self.weights.name, "sha256": self.sha256, "official": self.sha256 == official}
-        return {**asdict(self.protocol), "fingerprint": self.fingerprint, "weights": weights}
+        weights = {
+            "file": self.weights.name,
+            "sha256": self.weights_sha256,
+            "official": self.weights_sha256 == official,
+        }
+        record = {**asdict(self.protocol), "weights": weights}
+        return {**record, "fingerprint": protocol_fingerprint(record)}
 
-    def _extract(self, images: Images, whose: str, progress: Progress | None) -> FeatureStats:
-        """Statistics of this rank's share of the images; rank 0 has room for the others'."""
+    def _extract_share(self, images: Images, role: str, progress: ExtractionProgress | None) -> FeatureStats:
+        """Statistics of this rank's share of the images; rank 0 reserves memory for all of them."""
         start, stop = (0, None) if images.once else self.rank.share(len(images))
-        known = 0 if stop is None else len(images) if self.rank.index == 0 else stop - start
-        statistics = FeatureStats(
-            self.protocol.inception_score_chunk, *self.extractor.dimensions, capacity=known
-        )
+        capacity = 0 if stop is None else len(images) if self.rank.index == 0 else stop - start
+        chunk = self.protocol.inception_score_chunk
+        stats = FeatureStats(chunk, *self.extractor.dimensions, capacity=capacity)
         for features in self.extractor.stream(images, self.batch_size, start, stop):
-            statistics.update(features, start + statistics.n)
+            stats.update(features, start + stats.n)
             if progress:
-                progress(whose, statistics.n, statistics.n if stop is None else stop - start)
-        return statistics
+                progress(role, stats.n, stats.n if stop is None else stop - start)
+        return stats
 
-    def _kept(self, entry: Path) -> FeatureStats | None:
-        """The statistics of a cache entry; none if it is absent or damaged, and then it is written anew."""
+    def _read_cache(self, entry: Path) -> FeatureStats | None:
+        """The statistics in a cache entry; None if it is absent or damaged, and then written anew."""
         try:
             return FeatureStats.from_arrays(self.protocol.inception_score_chunk, npz.members(entry))
         except (BatchError, KeyError):
             return None
 
     def _cache_entry(self, digest: str) -> Path | None:
-        """Where these statistics are kept: named by all that decides them, up to the batch size."""
+        """The cache file for images of this digest; its name covers all that decides the features."""
         if not self.cache:
             return None
-        parts = (_CACHE_VERSION, digest, self.fingerprint, self.extractor.device.type, torch.__version__)
+        fingerprint, device = self.protocol_record()["fingerprint"], self.extractor.device.type
+        parts = (_CACHE_VERSION, digest, fingerprint, device, torch.__version__)
         key = hashlib.sha256(repr(parts).encode()).hexdigest()
         return assets.cache_dir() / "features" / f"{key}.npz"
 
@@ -110,22 +115,22 @@ def load_extraction(
     offline: bool = False,
     cache: bool = True,
 ) -> FeatureExtraction:
-    """The named protocol, "adm" for None, ready to measure. Raises UsageError or AssetError.
+    """The named protocol, "adm" for None, with its network loaded. Raises UsageError or AssetError.
 
-    inception: a file of weights instead of the registered one; such results are marked.
+    inception: a file of weights used instead of the registered ones; results that use it are marked.
     """
-    chosen = protocol_named(protocol or STANDARD)
+    chosen = protocol_named(protocol or DEFAULT_PROTOCOL)
     rank = Rank.from_environment()
-    where = rank.device(device)
+    torch_device = rank.device(device)
     if inception is not None:
         weights = Path(inception)
     else:
         weights = assets.fetch(assets.lookup("models", chosen.weights), offline=offline)
-    extractor = FeatureExtractor(chosen, weights, where)
+    extractor = FeatureExtractor(chosen, weights, torch_device)
     return FeatureExtraction(
         protocol=chosen,
         weights=weights,
-        sha256=assets.sha256(weights),
+        weights_sha256=assets.sha256(weights),
         extractor=extractor,
         batch_size=batch_size,
         rank=rank,
@@ -133,7 +138,7 @@ def load_extraction(
     )
 
 
-def _describe(images: Images) -> dict[str, Any]:
+def _image_record(images: Images) -> dict[str, Any]:
     return {"n": len(images), "size": list(images.size), "digest": images.digest(), "cached": False}
 
 

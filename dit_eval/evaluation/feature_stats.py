@@ -1,69 +1,81 @@
-"""What is kept of a batch of images once its features are gone: streamed, and merged part by part."""
+"""What is kept of a batch of images once its features have been seen: in memory and on disk."""
 
 from __future__ import annotations
 
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dit_eval.errors import StatisticsError
-from dit_eval.features.extractor import Features
 from dit_eval.io.npz import Member, Rows
-from dit_eval.metrics.gaussian import Moments
+from dit_eval.metrics.gaussian import Gaussian, Moments
 from dit_eval.metrics.inception_score import InceptionScore, ScoreSums
+
+if TYPE_CHECKING:
+    from dit_eval.features.extractor import Features  # imports torch
 
 Stored = np.ndarray | Member
 
-_BLOCK = 2000  # rows of a stored array that are read at once
+_BLOCK_ROWS = 2000  # rows of a stored array that are read at once
 
 
 class FeatureStats:
-    """Moments of pool and spatial features, sums for the inception score, and what single images need.
+    """Moments of pool and spatial features, sums for the inception score, and the features of single images.
 
-    Precision and recall need pool features, which stay in memory; intervals need spatial features and
-    probabilities too, which wait in a temporary file.
+    Precision and recall need the pool features, which stay in memory. Confidence intervals also need the
+    spatial features and the probabilities, which are kept in a temporary file.
     """
 
     def __init__(self, chunk: int, pool_dim: int, spatial_dim: int, classes: int, capacity: int):
-        """chunk: images per chunk of the inception score; capacity: images to come, as far as is known."""
-        self.pool = Moments(pool_dim)
-        self.spatial = Moments(spatial_dim)
+        """chunk: images per chunk of the inception score; capacity: expected images, 0 if unknown."""
         self.score = InceptionScore(chunk)
         self.spatial_features = DiskRows(spatial_dim)
         self.probabilities = DiskRows(classes)
-        self._features = np.empty((capacity, pool_dim), np.float32)  # pages are taken as they fill
+        self._pool, self._spatial = Moments(pool_dim), Moments(spatial_dim)
+        self._features = np.empty((capacity, pool_dim), np.float32)  # memory is committed as rows are written
 
     @property
     def n(self) -> int:
-        """Images seen."""
-        return self.pool.n
+        """Number of images."""
+        return self._pool.n
 
     @property
     def features(self) -> np.ndarray:
         """Pool features in file order: (N, D), float32."""
         return self._features[: self.n]
 
+    @property
+    def pool(self) -> Gaussian:
+        """Mean and covariance of the pool features. Raises StatisticsError for fewer than two images."""
+        return self._pool.gaussian()
+
+    @property
+    def spatial(self) -> Gaussian:
+        """Mean and covariance of the spatial features. Raises StatisticsError for fewer than two images."""
+        return self._spatial.gaussian()
+
     def update(self, features: Features, start: int) -> None:
-        """Add images start… of the file. Raises StatisticsError if a feature is not finite."""
-        if not all(np.isfinite(part).all() for part in features):
+        """Add the features of images start… of the file. Raises StatisticsError if one is not finite."""
+        if not all(np.isfinite(array).all() for array in features):
             raise StatisticsError(
                 f"the network gives NaN or infinity for images from {start} on; its weights are damaged "
                 "or not those of this protocol."
             )
-        self._keep(features.pool)
+        self._append(features.pool)
         self.spatial_features.append(features.spatial)
         self.probabilities.append(features.probabilities)
         self.score.update(features.probabilities, start)
-        self.pool.update(features.pool)
-        self.spatial.update(features.spatial)
+        self._pool.update(features.pool)
+        self._spatial.update(features.spatial)
 
     def to_arrays(self) -> dict[str, np.ndarray | Rows]:
-        """Everything as named arrays, for a file or another process; what waits on the disk as Rows."""
+        """Everything as named arrays, for a file or another process; arrays on disk as Rows."""
         chunks = sorted(self.score.sums)
         sums = [self.score.sums[index] for index in chunks]
-        pool, spatial = self.pool.sums(), self.spatial.sums()
+        pool, spatial = self._pool.sums(), self._spatial.sums()
         return {
             "n": np.array([self.n]),
             "pool_sum": pool[0],
@@ -71,54 +83,58 @@ class FeatureStats:
             "spatial_sum": spatial[0],
             "spatial_outer": spatial[1],
             "score_chunk": np.array(chunks, np.int64),
-            "score_counts": np.array([(s.n, s.zeros) for s in sums], np.int64).reshape(-1, 2),
-            "score_plogp": np.array([s.plogp for s in sums]),
-            "score_p": np.array([s.p for s in sums]),
+            "score_n": np.array([chunk.n for chunk in sums], np.int64),
+            "score_plogp": np.array([chunk.plogp for chunk in sums]),
+            "score_p": np.array([chunk.p for chunk in sums]),
             "features": self.features,
             "spatial_features": self.spatial_features.rows(),
             "probabilities": self.probabilities.rows(),
         }
 
     def merge(self, arrays: Mapping[str, Stored]) -> None:
-        """Add the images that follow, as `to_arrays` gave them; or as members of a file of it."""
-        n = int(_whole(arrays["n"])[0])
-        self._keep(_whole(arrays["features"]))
-        for name in ("spatial_features", "probabilities"):
+        """Add the images that follow in file order, as arrays of `to_arrays` or members of such a file."""
+        n = int(_read(arrays["n"])[0])
+        self._append(_read(arrays["features"]))
+        for rows, name in (
+            (self.spatial_features, "spatial_features"),
+            (self.probabilities, "probabilities"),
+        ):
             for block in _blocks(arrays[name]):
-                getattr(self, name).append(block)
-        self.pool.merge(Moments.from_sums(n, _whole(arrays["pool_sum"]), _whole(arrays["pool_outer"])))
-        spatial = _whole(arrays["spatial_sum"]), _whole(arrays["spatial_outer"])
-        self.spatial.merge(Moments.from_sums(n, *spatial))
-        scores = (_whole(arrays[f"score_{part}"]) for part in ("chunk", "counts", "plogp", "p"))
-        for index, (count, zeros), plogp, p in zip(*scores, strict=True):
-            self.score.add(int(index), ScoreSums(int(count), float(plogp), p, int(zeros)))
+                rows.append(block)
+        for moments, name in ((self._pool, "pool"), (self._spatial, "spatial")):
+            sums = _read(arrays[f"{name}_sum"]), _read(arrays[f"{name}_outer"])
+            moments.merge(Moments.from_sums(n, *sums))
+        scores = (_read(arrays[f"score_{field}"]) for field in ("chunk", "n", "plogp", "p"))
+        for index, count, plogp, p in zip(*scores, strict=True):
+            self.score.add(int(index), ScoreSums(int(count), float(plogp), p))
 
     @classmethod
     def from_arrays(cls, chunk: int, arrays: Mapping[str, Stored]) -> FeatureStats:
         """The inverse of `to_arrays`. Raises BatchError where members of a file are damaged."""
-        n, width = arrays["features"].shape
-        others = (arrays[name].shape[1] for name in ("spatial_features", "probabilities"))
-        statistics = cls(chunk, width, *others, capacity=n)
-        statistics.merge(arrays)
-        return statistics
+        n, pool_dim = arrays["features"].shape
+        dimensions = (arrays[name].shape[1] for name in ("spatial_features", "probabilities"))
+        stats = cls(chunk, pool_dim, *dimensions, capacity=n)
+        stats.merge(arrays)
+        return stats
 
-    def _keep(self, features: np.ndarray) -> None:
-        """Keep pool features of the images that follow; more than were announced double the room."""
+    def _append(self, features: np.ndarray) -> None:
+        """Keep the pool features of the images that follow; the array doubles where it is too short."""
         rows = slice(self.n, self.n + len(features))
         if rows.stop > len(self._features):
-            grow = max(rows.stop, 2 * len(self._features)) - len(self._features)
-            self._features = np.pad(self._features, ((0, grow), (0, 0)))
+            missing = max(rows.stop, 2 * len(self._features)) - len(self._features)
+            self._features = np.pad(self._features, ((0, missing), (0, 0)))
         self._features[rows] = features
 
 
 class DiskRows:
-    """Rows of one width as float16, which a standard error does not feel, in a file without a name.
+    """Disk-backed float16 row buffer for the confidence intervals.
 
-    `spool[start:stop]` reads those rows, (n, width); values beyond float16 are clipped.
+    float16 is accurate enough for standard errors; values beyond its range are clipped. `rows[start:stop]`
+    reads (stop - start, dimension). The file has no name and disappears with the object.
     """
 
-    def __init__(self, width: int):
-        self.width = width
+    def __init__(self, dimension: int):
+        self.dimension = dimension
         self._n = 0
         self._file = tempfile.TemporaryFile(prefix="dit-eval-")  # noqa: SIM115
         weakref.finalize(self, self._file.close)
@@ -127,7 +143,7 @@ class DiskRows:
         return self._n
 
     def append(self, rows: np.ndarray) -> None:
-        """Add rows (n, width)."""
+        """Add rows (n, dimension)."""
         limit = np.finfo(np.float16).max
         self._file.seek(0, 2)
         self._file.write(np.clip(rows, -limit, limit).astype(np.float16).tobytes())
@@ -136,27 +152,27 @@ class DiskRows:
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, step = rows.indices(self._n)
         assert step == 1
-        self._file.seek(2 * self.width * start)
-        read = self._file.read(2 * self.width * (stop - start))
-        return np.frombuffer(read, np.float16).reshape(-1, self.width)
+        self._file.seek(2 * self.dimension * start)
+        content = self._file.read(2 * self.dimension * (stop - start))
+        return np.frombuffer(content, np.float16).reshape(-1, self.dimension)
 
     def rows(self) -> Rows:
-        """All rows as an array that is written as it is read."""
-        return Rows((self._n, self.width), np.float16, self._blocks())
+        """All rows as an array that is read from disk while it is written elsewhere."""
+        return Rows((self._n, self.dimension), np.float16, self._blocks())
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        for start in range(0, self._n, _BLOCK):
-            yield self[start : start + _BLOCK]
+        for start in range(0, self._n, _BLOCK_ROWS):
+            yield self[start : start + _BLOCK_ROWS]
 
 
-def _whole(array: Stored) -> np.ndarray:
+def _read(array: Stored) -> np.ndarray:
     return array.read() if isinstance(array, Member) else array
 
 
 def _blocks(array: Stored) -> Iterator[np.ndarray]:
-    """The rows of an array, a few at a time; those of a file once its checksum has been compared."""
+    """The rows of an array in blocks; those of a file once its checksum has been compared."""
     if not isinstance(array, Member):
         yield array
         return
     array.digest()
-    yield from array.blocks(_BLOCK)
+    yield from array.blocks(_BLOCK_ROWS)

@@ -1,11 +1,11 @@
-"""The evaluation story: batches → features → statistics → metrics → Result."""
+"""Evaluation from beginning to end: image batches → features → statistics → metrics → Result."""
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dit_eval.errors import StatisticsError, UsageError
-from dit_eval.evaluation.extraction import FeatureExtraction, Progress, load_extraction
-from dit_eval.evaluation.feature_stats import FeatureStats
+from dit_eval.errors import UsageError
+from dit_eval.evaluation.extraction import ExtractionProgress, FeatureExtraction, load_extraction
+from dit_eval.evaluation.metric_table import DEFAULT, METRIC_FUNCTIONS, MetricInputs, compute_metrics
 from dit_eval.evaluation.references import (
     Reference,
     has_statistics,
@@ -25,19 +25,16 @@ from dit_eval.evaluation.references import (
 )
 from dit_eval.io.batch_record import read_record
 from dit_eval.io.batches import ArrayImages, Images, open_images
-from dit_eval.metrics.by_class import inside_by_class
-from dit_eval.metrics.fid_infinity import extrapolated_distance, subset_sizes
-from dit_eval.metrics.frechet import frechet_distance, frechet_influence
-from dit_eval.metrics.gaussian import Gaussian
-from dit_eval.metrics.inception_score import score_influence
 from dit_eval.metrics.intervals import interval
-from dit_eval.metrics.precision_recall import precision_recall, require_points
-from dit_eval.results.comparability import fingerprint
+from dit_eval.metrics.precision_recall import require_points
+from dit_eval.results.comparability import result_fingerprint
 from dit_eval.results.result import Result
 from dit_eval.runtime.distributed import process_group
 from dit_eval.version import __version__
 
-_SORTED = 1.1  # order-free score over the file's: chunks of a shuffled file agree to a few per cent
+# Ratio of the order-free inception score to that in file order from which a file is called sorted; for
+# shuffled files the two agree to a few per cent.
+SORTED_SCORE_RATIO = 1.1
 
 
 def evaluate(
@@ -52,19 +49,19 @@ def evaluate(
     cache: bool = True,
     fid_infinity: bool = False,
     ignore_sample_statistics: bool = False,
-    progress: Progress | None = None,
+    progress: ExtractionProgress | None = None,
 ) -> Result | None:
-    """FID, sFID, IS, precision and recall of samples against a reference.
+    """FID, sFID, inception score, precision and recall of samples against a reference.
 
     samples, reference: an .npz, a folder or a zip of images; the reference may also be a registered name or
     hold stored statistics. Samples may also be uint8 (n, H, W, 3) arrays, one after another, as from a
-    training loop: they are read once and never kept. protocol: None takes the reference's own, "adm" where it
-    names none. fid_infinity: also extrapolate FID to infinitely many samples. Under torchrun the images are
-    shared out and the Result is rank 0's; other ranks get None. The order is samples, reference: ADM's
-    program takes them the other way round.
+    training loop: they are read once and never stored. protocol: None takes the reference's own, or "adm" if
+    it names none. fid_infinity: also extrapolate FID to infinitely many samples. Under torchrun the images
+    are shared among the ranks and the Result is rank 0's; other ranks get None. The order of the arguments is
+    samples, reference: ADM's program takes them the other way round.
     Raises DitEvalError for whatever is wrong with the input.
     """
-    began = time.monotonic()
+    start_time = time.monotonic()
     images = _open_samples(samples, ignore_sample_statistics)
     target = open_reference(reference, offline=offline)
     extraction = load_extraction(
@@ -75,37 +72,53 @@ def evaluate(
         offline=offline,
         cache=cache,
     )
-    require_same_protocol(target, extraction.protocol.name, extraction.fingerprint)
+    protocol_record = extraction.protocol_record()
+    require_same_protocol(target, protocol_record)
     _require_one_process(images, extraction)
-    for name, side in (("samples", images), ("reference", target.images)):
-        if side is not None and not side.once:
-            require_points(name, len(side), extraction.protocol.neighbour)
-    labels = {"precision": images.labels(), "recall": target.images.labels() if target.images else None}
+    for name, stream in (("samples", images), ("reference", target.images)):
+        if stream is not None and not stream.once:
+            require_points(name, len(stream), extraction.protocol.k)
+    labels = images.labels(), target.images.labels() if target.images else None
     with process_group(extraction.rank):
-        ours, about_samples = extraction.extract(images, "samples", progress)
-        theirs, about_reference = None, {}
+        stats, sample_record = extraction.extract(images, "samples", progress)
+        reference_stats, reference_record = None, {}
         if target.images is not None:
-            theirs, about_reference = extraction.extract(target.images, "reference", progress)
-    if ours is None:
+            reference_stats, reference_record = extraction.extract(target.images, "reference", progress)
+    if stats is None:
         return None
-    numbers = _numbers(ours, target, theirs, labels, extraction, fid_infinity)
-    drawn, strangers = _drawn(images, about_samples["digest"])
-    circumstances = {
-        "protocol": extraction.describe(),
-        "samples": {"path": str(images.path), **about_samples, **drawn},
-        "reference": _describe_reference(reference, target, about_reference),
+    inputs = MetricInputs(
+        samples=stats,
+        reference=target,
+        reference_stats=reference_stats,
+        sample_labels=labels[0],
+        reference_labels=labels[1],
+        k=extraction.protocol.k,
+        device=str(extraction.extractor.device),
+    )
+    measurements, missing = compute_metrics(inputs, METRIC_FUNCTIONS if fid_infinity else DEFAULT)
+    metrics = {name: measurement.value for name, measurement in measurements.items()}
+    influence = {
+        name: measurement.influence.astype(np.float32)
+        for name, measurement in measurements.items()
+        if measurement.influence is not None
+    }
+    generation_record, record_warnings = _generation_record(images, sample_record["digest"])
+    metadata = {
+        "protocol": protocol_record,
+        "samples": {"path": str(images.path), **sample_record, **generation_record},
+        "reference": _reference_section(reference, target, reference_record),
     }
     return Result(
-        metrics=numbers.metrics,
-        intervals=numbers.intervals(),
-        measured_against=numbers.against,
-        missing=numbers.absent,
-        **circumstances,
-        fingerprint=fingerprint(**circumstances),
-        environment=_environment(extraction, time.monotonic() - began),
-        warnings=(*_doubts(len(images), extraction.extractor.dimensions[0], numbers.metrics), *strangers),
-        influence=numbers.influence,
-        classes=numbers.classes,
+        metrics=metrics,
+        intervals={name: asdict(interval(metrics[name], values)) for name, values in influence.items()},
+        measured_against={name: entry.measured_against for name, entry in measurements.items()},
+        missing=missing,
+        **metadata,
+        fingerprint=result_fingerprint(**metadata),
+        environment=_environment(extraction, time.monotonic() - start_time),
+        warnings=(*_warnings(len(images), extraction.extractor.dimensions[0], metrics), *record_warnings),
+        influence=influence,
+        classes={name: entry.by_class for name, entry in measurements.items() if entry.by_class},
     )
 
 
@@ -118,26 +131,26 @@ def make_reference(
     device: str = "auto",
     batch_size: int = 64,
     offline: bool = False,
-    progress: Progress | None = None,
+    progress: ExtractionProgress | None = None,
 ) -> Path:
     """Write a reference: mu, sigma, mu_s, sigma_s, arr_0, arr_1 if there are labels, and provenance.
 
-    Raises DitEvalError for whatever is wrong with the input; nothing half-written is left.
+    Raises DitEvalError for whatever is wrong with the input; no incomplete file is left behind.
     """
     images = open_images(Path(batch))
     extraction = load_extraction(
         protocol, inception=inception, device=device, batch_size=batch_size, offline=offline
     )
     with process_group(extraction.rank):
-        statistics, about = extraction.extract(images, "reference", progress)
-    if statistics is not None:
+        stats, record = extraction.extract(images, "reference", progress)
+    if stats is not None:
         provenance = {
             "made_by": f"dit-eval {__version__}",
             "batch": Path(batch).name,
-            **{key: about[key] for key in ("n", "size", "digest")},
-            "protocol": extraction.describe(),
+            **{key: record[key] for key in ("n", "size", "digest")},
+            "protocol": extraction.protocol_record(),
         }
-        write_reference(Path(out), images, statistics, provenance)
+        write_reference(Path(out), images, stats, provenance)
     return Path(out)
 
 
@@ -162,8 +175,8 @@ def _require_one_process(images: Images, extraction: FeatureExtraction) -> None:
         )
 
 
-def _drawn(images: Images, digest: str) -> tuple[dict[str, Any], list[str]]:
-    """How the samples were drawn, at what cost and speed, where their record says; and doubts about it."""
+def _generation_record(images: Images, digest: str) -> tuple[dict[str, Any], list[str]]:
+    """Plan, cost and speed of the samples where the record beside them has them, and warnings about it."""
     record = read_record(images.path)
     if not record:
         return {}, []
@@ -173,116 +186,13 @@ def _drawn(images: Images, digest: str) -> tuple[dict[str, Any], list[str]]:
     return {key: record[key] for key in ("plan", "macs", "speed") if key in record}, []
 
 
-@dataclass(frozen=True)
-class _Numbers:
-    """By metric: value, what it was measured against, its images' influences; and reasons for absence."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    against: dict[str, str] = field(default_factory=dict)
-    influence: dict[str, np.ndarray] = field(default_factory=dict)
-    absent: dict[str, str] = field(default_factory=dict)
-    classes: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-
-    def add(self, name: str, value: float, against: str, influence: np.ndarray | None = None) -> None:
-        self.metrics[name], self.against[name] = value, against
-        if influence is not None:
-            self.influence[name] = influence.astype(np.float32)
-
-    def intervals(self) -> dict[str, dict[str, float]]:
-        return {name: asdict(interval(self.metrics[name], each)) for name, each in self.influence.items()}
-
-
-def _numbers(
-    ours: FeatureStats,
-    target: Reference,
-    theirs: FeatureStats | None,
-    labels: Mapping[str, np.ndarray | None],
-    extraction: FeatureExtraction,
-    fid_infinity: bool,
-) -> _Numbers:
-    """labels: the classes of the images of which precision and recall are shares, where they are known."""
-    numbers = _Numbers()
-    for name, mine, images, stored, computed in (
-        ("fid", ours.pool, ours.features, target.pool, theirs and theirs.pool),
-        ("sfid", ours.spatial, ours.spatial_features, target.spatial, theirs and theirs.spatial),
-    ):
-        other = stored or (computed.gaussian() if computed else None)
-        if other is None:
-            numbers.absent[name] = "the reference has neither these statistics nor images"
-            continue
-        gaussian = mine.gaussian()
-        against = _stored(target) if stored else f"statistics of {_count(theirs)} reference images"
-        value = _distance(target, gaussian, other)
-        numbers.add(name, value, against, frechet_influence(images, gaussian, other))
-    if fid_infinity:
-        _extrapolate(numbers, ours, target.pool or (theirs and theirs.pool.gaussian()))
-
-    chunk = ours.score.chunk
-    numbers.add(
-        "inception_score",
-        ours.score.in_file_order(),
-        f"itself, chunks of {chunk:,} in order",
-        score_influence(ours.probabilities, chunk),
-    )
-    numbers.add("inception_score_order_free", ours.score.order_free(), "itself, all images as one chunk")
-
-    if theirs is None:
-        for name in ("precision", "recall"):
-            numbers.absent[name] = "the reference has statistics only; it takes reference images"
-        return numbers
-    sides = theirs.features, ours.features
-    device, neighbour = str(extraction.extractor.device), extraction.protocol.neighbour
-    exact = precision_recall(*sides, k=neighbour, device=device)
-    float16 = precision_recall(*sides, k=neighbour, device=device, float16=True)
-    against = f"{_count(theirs)} reference images, exact"
-    numbers.add("precision", exact.precision, against, exact.precision_influence())
-    numbers.add("recall", exact.recall, against, exact.recall_influence())
-    numbers.add("precision_float16", float16.precision, "the same, in float16 as on a GPU")
-    numbers.add("recall_float16", float16.recall, "the same, in float16 as on a GPU")
-    for name, inside in (("precision", exact.samples_inside), ("recall", exact.reference_inside)):
-        classes = labels[name]
-        if classes is not None:
-            numbers.classes[name] = inside_by_class(inside, classes)
-    return numbers
-
-
-def _extrapolate(numbers: _Numbers, ours: FeatureStats, theirs: Gaussian | None) -> None:
-    """Add FID∞, or the reason for its absence."""
-    if theirs is None:
-        numbers.absent["fid_infinity"] = numbers.absent["fid"]
-        return
-    try:
-        sizes = subset_sizes(*ours.features.shape)
-    except StatisticsError as error:
-        numbers.absent["fid_infinity"] = str(error)
-        return
-    value, influence = extrapolated_distance(ours.features, theirs, numbers.influence["fid"])
-    numbers.add("fid_infinity", value, f"the same, {len(sizes)} subsets of {sizes[0]:,} and more", influence)
-
-
-def _distance(target: Reference, ours: Gaussian, theirs: Gaussian) -> float:
-    try:
-        return frechet_distance(ours, theirs)
-    except StatisticsError as error:
-        raise StatisticsError(f"{target.path}: {error}") from None
-
-
-def _stored(target: Reference) -> str:
-    n = target.provenance.get("n")
-    return f"stored statistics of {n:,} images" if n else "stored statistics (n not recorded in the file)"
-
-
-def _count(statistics: FeatureStats | None) -> str:
-    return f"{statistics.n:,}" if statistics else "no"
-
-
-def _describe_reference(name: str | Path, target: Reference, about: dict[str, Any]) -> dict[str, Any]:
+def _reference_section(name: str | Path, target: Reference, image_record: dict[str, Any]) -> dict[str, Any]:
     return {
         "path": str(name),
         "statistics": "stored" if target.pool else "computed",
         "statistics_sha256": target.statistics_digest(),
         "provenance": target.provenance,
-        **about,
+        **image_record,
     }
 
 
@@ -299,18 +209,18 @@ def _environment(extraction: FeatureExtraction, seconds: float) -> dict[str, Any
     }
 
 
-def _doubts(n: int, dimension: int, metrics: dict[str, float]) -> list[str]:
+def _warnings(n: int, dimension: int, metrics: dict[str, float]) -> list[str]:
     """What a reader of the numbers must know."""
-    doubts = []
+    warnings = []
     if n < dimension:
-        doubts.append(
+        warnings.append(
             f"{n:,} samples are fewer than {dimension:,} features: the covariance is rank-deficient and FID "
             "is not comparable with any other number."
         )
-    in_order, free = metrics["inception_score"], metrics["inception_score_order_free"]
-    if free > _SORTED * in_order:
-        doubts.append(
+    in_order, order_free = metrics["inception_score"], metrics["inception_score_order_free"]
+    if order_free > SORTED_SCORE_RATIO * in_order:
+        warnings.append(
             f"the file looks sorted by class: its inception score is {in_order:.2f} in file order and "
-            f"{free:.2f} over all images. ADM's number depends on the order; shuffle the file."
+            f"{order_free:.2f} over all images. ADM's number depends on the order; shuffle the file."
         )
-    return doubts
+    return warnings

@@ -14,7 +14,9 @@ from dit_eval.errors import BatchError, StatisticsError, UsageError
 from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.io import assets, npz
 from dit_eval.io.batches import Images, NpzImages, open_images
+from dit_eval.io.files import file_kind
 from dit_eval.metrics.gaussian import Gaussian
+from dit_eval.results.protocol_record import upgraded_protocol
 
 # ADM's names: pool (FID) and spatial (sFID) statistics.
 _POOL, _SPATIAL = ("mu", "sigma"), ("mu_s", "sigma_s")
@@ -23,9 +25,9 @@ _PROVENANCE = "provenance"
 
 @dataclass(frozen=True)
 class Reference:
-    """One side of an evaluation. What it lacks is None; it has images or statistics.
+    """The reference of an evaluation: images, stored statistics, or both; what it lacks is None.
 
-    provenance: what `ref make` wrote (protocol, weights, n), empty for other files.
+    provenance: what `ref make` recorded (protocol, weights, n); empty for other files.
     """
 
     path: Path
@@ -36,11 +38,11 @@ class Reference:
 
     @property
     def protocol(self) -> str | None:
-        """The name of the protocol by which `ref make` measured it, None for other files."""
+        """The name of the protocol that `ref make` used, None for other files."""
         return self.provenance.get("protocol", {}).get("name")
 
     def statistics_digest(self) -> str | None:
-        """SHA-256 of the stored means and covariances, None where there are none."""
+        """SHA-256 of the stored means and covariances, None if there are none."""
         stored = [gaussian for gaussian in (self.pool, self.spatial) if gaussian]
         if not stored:
             return None
@@ -61,7 +63,7 @@ def open_reference(name: str | Path, *, offline: bool = False) -> Reference:
         if path.suffix or len(path.parts) > 1:
             raise BatchError(f"{path}: no such file or folder.")
         path = assets.fetch(assets.lookup("reference_stats", str(name)), offline=offline)
-    if path.is_dir() or path.suffix != ".npz":
+    if file_kind(path) != "npz":
         return Reference(path, open_images(path), None, None, {})
     arrays = npz.members(path)
     pool, spatial = (_gaussian(path, arrays, *names) for names in (_POOL, _SPATIAL))
@@ -76,25 +78,26 @@ def open_reference(name: str | Path, *, offline: bool = False) -> Reference:
 
 def has_statistics(path: Path) -> bool:
     """True if the file carries stored statistics, as references do."""
-    return path.suffix == ".npz" and any(name in npz.members(path) for name in (*_POOL, *_SPATIAL))
+    return file_kind(path) == "npz" and any(name in npz.members(path) for name in (*_POOL, *_SPATIAL))
 
 
-def require_same_protocol(reference: Reference, protocol: str, fingerprint: str) -> None:
-    """Refuse statistics that were made under another protocol. Raises StatisticsError."""
-    made = reference.provenance.get("protocol", {})
-    if made and made.get("fingerprint") != fingerprint:
+def require_same_protocol(reference: Reference, protocol: dict[str, Any]) -> None:
+    """Refuse stored statistics of another protocol than this record's. Raises StatisticsError."""
+    stored = reference.provenance.get("protocol", {})
+    if stored and stored.get("fingerprint") != protocol["fingerprint"]:
         raise StatisticsError(
-            f"{reference.path} holds statistics of protocol {made.get('name')} "
-            f"(fingerprint {made.get('fingerprint')}), and this run measures {protocol} ({fingerprint}): "
-            "other weights or another resize. Make the reference again with `dit-eval ref make`."
+            f"{reference.path} holds statistics of protocol {stored.get('name')} (fingerprint "
+            f"{stored.get('fingerprint')}), and this run uses protocol {protocol['name']} (fingerprint "
+            f"{protocol['fingerprint']}): the weights or the resize differ. Make the reference again with "
+            "`dit-eval ref make`."
         )
 
 
-def write_reference(out: Path, images: Images, statistics: FeatureStats, provenance: dict[str, Any]) -> None:
+def write_reference(out: Path, images: Images, stats: FeatureStats, provenance: dict[str, Any]) -> None:
     """Write statistics, images, their labels where there are any, and provenance. Raises BatchError."""
     if out.suffix != ".npz":
         raise UsageError(f"{out}: a reference is an .npz file; name it {out.with_suffix('.npz').name}.")
-    pool, spatial = statistics.pool.gaussian(), statistics.spatial.gaussian()
+    pool, spatial = stats.pool, stats.spatial
     labels = images.labels()
     npz.write_npz(
         out,
@@ -136,4 +139,6 @@ def _read_provenance(path: Path, arrays: dict[str, npz.Member]) -> dict[str, Any
         provenance = None
     if not isinstance(provenance, dict):
         raise BatchError(f"{path}: its provenance is not the JSON object that `dit-eval ref make` writes.")
+    if "protocol" in provenance:
+        provenance["protocol"] = upgraded_protocol(provenance["protocol"])
     return provenance

@@ -1,7 +1,8 @@
-"""Files of statistics that add up: of machines, classes or folds, each measured by itself.
+"""Files of statistics that can be merged and subtracted, such as those of machines, classes or folds.
 
 A file is a reference as `dit-eval ref make` writes it, with or without images: mu, sigma, mu_s, sigma_s and,
-in its provenance, n and the protocol. Sums have no images: only FID and sFID can be measured against them.
+in its provenance, n and the protocol. Merged files hold no images: only FID and sFID can be measured against
+them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from dit_eval.version import __version__
 
 
 @dataclass(frozen=True)
-class MomentFile:
-    """n images' pool and spatial Gaussians, and the protocol by which they were measured."""
+class StatsFile:
+    """Pool and spatial Gaussians of n images, and the record of the protocol that measured them."""
 
     path: Path
     n: int
@@ -32,81 +33,77 @@ class MomentFile:
     protocol: dict[str, Any]
 
 
-def read_moments(path: Path) -> MomentFile:
+def read_stats(path: Path) -> StatsFile:
     """The statistics in a file. Raises StatisticsError if it does not say how many images they are of."""
     stored = open_reference(path)
-    made = stored.provenance
-    if stored.pool is None or stored.spatial is None or "n" not in made or "protocol" not in made:
+    provenance = stored.provenance
+    if not (stored.pool and stored.spatial and "n" in provenance and "protocol" in provenance):
         raise StatisticsError(
-            f"{path} lacks mu, sigma, mu_s, sigma_s, or does not say of how many images and by which "
-            "protocol they are; only files of `dit-eval ref make` and `dit-eval stats` add up."
+            f"{path} lacks mu, sigma, mu_s or sigma_s, or does not say of how many images and by which "
+            "protocol they are. Only files of `dit-eval ref make` and `dit-eval stats` can be merged."
         )
-    return MomentFile(path, made["n"], stored.pool, stored.spatial, made["protocol"])
+    return StatsFile(path, provenance["n"], stored.pool, stored.spatial, provenance["protocol"])
 
 
-def merge(files: Sequence[Path], out: Path) -> MomentFile:
-    """Write the statistics of all images of `files` together. Raises DitEvalError; see `read_moments`."""
-    parts = [read_moments(path) for path in files]
+def merge(files: Sequence[Path], out: Path) -> StatsFile:
+    """Write the statistics of all images of `files` together. Raises DitEvalError; see `read_stats`."""
+    parts = [read_stats(path) for path in files]
     _require_one_protocol(parts)
-    return _write(parts, [1] * len(parts), out)
+    return _write([(1, part) for part in parts], out)
 
 
-def subtract(whole: Path, part: Path, out: Path) -> MomentFile:
+def subtract(whole: Path, part: Path, out: Path) -> StatsFile:
     """Write the statistics of the images of `whole` that are not in `part`. Raises DitEvalError."""
-    both = [read_moments(path) for path in (whole, part)]
-    _require_one_protocol(both)
-    if both[0].n - both[1].n < 2:
+    minuend, subtrahend = read_stats(whole), read_stats(part)
+    _require_one_protocol([minuend, subtrahend])
+    if minuend.n - subtrahend.n < 2:
         raise StatisticsError(
-            f"{whole} has {both[0].n:,} images and {part} {both[1].n:,}; at least 2 must be left."
+            f"{whole} has {minuend.n:,} images and {part} {subtrahend.n:,}; at least 2 must be left."
         )
-    return _write(both, [1, -1], out)
+    return _write([(1, minuend), (-1, subtrahend)], out)
 
 
-def _write(parts: Sequence[MomentFile], signs: Sequence[int], out: Path) -> MomentFile:
+def _write(terms: Sequence[tuple[int, StatsFile]], out: Path) -> StatsFile:
+    """Write the sum of the terms, each with its sign."""
     if out.suffix != ".npz":
         raise UsageError(f"{out}: statistics are an .npz file; name it {out.with_suffix('.npz').name}.")
-    n = sum(sign * part.n for sign, part in zip(signs, parts, strict=True))
-    pool, spatial = (
-        _sum([(sign, part.n, getattr(part, kind)) for sign, part in zip(signs, parts, strict=True)])
-        for kind in ("pool", "spatial")
-    )
+    n = sum(sign * part.n for sign, part in terms)
+    pool = _sum([(sign, part.n, part.pool) for sign, part in terms])
+    spatial = _sum([(sign, part.n, part.spatial) for sign, part in terms])
+    first, last = terms[0][1], terms[-1][1]
     if (pool.covariance.diagonal() < 0).any() or (spatial.covariance.diagonal() < 0).any():
-        raise StatisticsError(
-            f"{parts[-1].path} is not a part of {parts[0].path}: a variance would be negative."
-        )
+        raise StatisticsError(f"{last.path} is not a part of {first.path}: a variance would be negative.")
     provenance = {
         "made_by": f"dit-eval {__version__}",
         "n": n,
-        "parts": [
-            f"{'+' if sign > 0 else '-'}{part.path.name}" for sign, part in zip(signs, parts, strict=True)
-        ],
-        "protocol": parts[0].protocol,
+        "parts": [f"{'+' if sign > 0 else '-'}{part.path.name}" for sign, part in terms],
+        "protocol": first.protocol,
     }
     arrays = {"mu": pool.mean, "sigma": pool.covariance, "mu_s": spatial.mean, "sigma_s": spatial.covariance}
     npz.write_npz(out, {**arrays, "provenance": np.array(json.dumps(provenance, sort_keys=True))})
-    return MomentFile(out, n, pool, spatial, parts[0].protocol)
+    return StatsFile(out, n, pool, spatial, first.protocol)
 
 
 def _sum(terms: Sequence[tuple[int, int, Gaussian]]) -> Gaussian:
-    """The Gaussian of sums of (sign, n, Gaussian)."""
-    count = sum(sign * n for sign, n, _ in terms)
-    total = sum(sign * n * each.mean for sign, n, each in terms)
-    # About the first mean, so that large means do not eat the digits of small variances.
+    """The Gaussian of the sum of (sign, n, Gaussian)."""
+    # Sums are taken about the first mean, so that large means do not cancel the digits of small variances.
     centre = terms[0][2].mean
+    count = sum(sign * n for sign, n, _ in terms)
+    total = sum(sign * n * gaussian.mean for sign, n, gaussian in terms)
     outer = sum(
-        sign * ((n - 1) * each.covariance + n * np.outer(each.mean - centre, each.mean - centre))
-        for sign, n, each in terms
+        sign * ((n - 1) * gaussian.covariance + n * np.outer(gaussian.mean - centre, gaussian.mean - centre))
+        for sign, n, gaussian in terms
     )
-    moments = Moments.from_sums(count, total - count * centre, np.asarray(outer)).gaussian()
-    return Gaussian(moments.mean + centre, moments.covariance)
+    centred = Moments.from_sums(count, total - count * centre, np.asarray(outer)).gaussian()
+    return Gaussian(centred.mean + centre, centred.covariance)
 
 
-def _require_one_protocol(parts: Sequence[MomentFile]) -> None:
+def _require_one_protocol(parts: Sequence[StatsFile]) -> None:
     first = parts[0]
     for part in parts[1:]:
         if part.protocol.get("fingerprint") != first.protocol.get("fingerprint"):
             raise StatisticsError(
                 f"{first.path} is of protocol {first.protocol.get('name')} "
                 f"({first.protocol.get('fingerprint')}) and {part.path} of {part.protocol.get('name')} "
-                f"({part.protocol.get('fingerprint')}); they do not add up."
+                f"({part.protocol.get('fingerprint')}); statistics of different protocols cannot be added."
             )

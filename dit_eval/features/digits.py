@@ -1,4 +1,4 @@
-"""The feature network of the bundled digits: a small classifier with the three outputs of the Inception."""
+"""The feature network of the bundled digits: a small classifier with the same three outputs as Inception."""
 
 from __future__ import annotations
 
@@ -10,52 +10,53 @@ from torch import Tensor, nn
 from dit_eval.errors import AssetError, BatchError
 from dit_eval.features.network import Activations, read_weights
 
-SIDE = 8  # pixels of an image
-_WIDTH = 64  # channels, and the length of a pool feature
+_SIZE = 8  # pixels along a side of an image
+_CHANNELS = 64  # channels of the last convolutions, and so the dimension of pool features
 _SPATIAL_CHANNELS = 8
 
 
 class DigitsNetwork(nn.Module):
     """Scaled images (N, 3, 8, 8) → pool (N, 64), spatial (N, 128), probabilities (N, 10).
 
-    Grey is the mean of the three channels. spatial: the third layer's first 8 channels of 4×4, flattened in
-    the order height, width, channel. probabilities: softmax of a last layer that has no bias.
+    The three channels are averaged first. spatial: the first 8 channels of the third convolution at 4×4
+    positions, flattened in the order height, width, channel. probabilities: softmax of a last layer without
+    bias.
     """
 
-    dimensions = (_WIDTH, (SIDE // 2) ** 2 * _SPATIAL_CHANNELS, 10)  # pool, spatial, classes
+    dimensions = (_CHANNELS, (_SIZE // 2) ** 2 * _SPATIAL_CHANNELS, 10)  # pool, spatial, classes
 
     def __init__(self) -> None:
         super().__init__()
         self.lower = nn.Sequential(
-            *(nn.Conv2d(1, _WIDTH // 2, 3, padding=1), nn.ReLU()),
-            *(nn.Conv2d(_WIDTH // 2, _WIDTH, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(1, _CHANNELS // 2, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(_CHANNELS // 2, _CHANNELS, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1), nn.ReLU()),
         )
-        self.upper = nn.Sequential(nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1), nn.ReLU())
-        self.classifier = nn.Linear(_WIDTH, 10, bias=False)
+        self.upper = nn.Sequential(nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1), nn.ReLU())
+        self.classifier = nn.Linear(_CHANNELS, 10, bias=False)
 
     def forward(self, x: Tensor) -> Activations:
-        """One pass. Raises BatchError for images of another size."""
-        if x.shape[2:] != (SIDE, SIDE):
+        """One pass over a batch. Raises BatchError for images of another size than 8×8."""
+        if x.shape[2:] != (_SIZE, _SIZE):
             raise BatchError(
-                f"protocol digits measures images of {SIDE}×{SIDE} pixels, and these have "
+                f"protocol digits evaluates images of {_SIZE}×{_SIZE} pixels; these have "
                 f"{x.shape[2]}×{x.shape[3]}. Choose --protocol adm and a reference of such images."
             )
-        middle = self.lower(x.mean(dim=1, keepdim=True))  # (N, 64, 4, 4)
-        pool = self.upper(middle).mean(dim=(2, 3))
-        spatial = middle[:, :_SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+        hidden = self.lower(x.mean(dim=1, keepdim=True))  # (N, 64, 4, 4)
+        pool = self.upper(hidden).mean(dim=(2, 3))
+        spatial = hidden[:, :_SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
         return Activations(pool, spatial, torch.softmax(self.classifier(pool), dim=1))
 
 
 def load_digits_network(path: Path) -> DigitsNetwork:
-    """The network with the weights of a .pth or .safetensors file. Raises AssetError if they do not fit."""
+    """The network with the weights of a .pth or .safetensors file. Raises AssetError if they do not match."""
     network = DigitsNetwork()
     try:
         network.load_state_dict(read_weights(path))
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise AssetError(
-            f"{path} does not hold the digits' feature network ({reason}). "
-            "Leave --inception out to use the bundled one."
+            f"{path} does not contain the weights of the digits' feature network ({reason}). "
+            "Omit --inception to use the bundled weights."
         ) from None
     return network.eval()

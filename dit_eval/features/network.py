@@ -1,4 +1,4 @@
-"""What the feature networks have in common: what they give, and how their weights are read."""
+"""What the feature networks have in common: their outputs, and how their weights are read."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 
 from dit_eval.errors import AssetError
+from dit_eval.io.files import file_kind
 
 
 class Activations(NamedTuple):
-    """What one pass gives for N images: pool (N, D), spatial (N, S), probabilities (N, K), float32."""
+    """Features of N images, float32 tensors: pool (N, D), spatial (N, S), probabilities (N, K)."""
 
     pool: torch.Tensor
     spatial: torch.Tensor
@@ -19,9 +20,9 @@ class Activations(NamedTuple):
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a .pth or .safetensors file. Raises AssetError if it holds none."""
+    """The state dict in a .pth or .safetensors file. Raises AssetError if there is none."""
     try:
-        if path.suffix == ".safetensors":
+        if file_kind(path) == "safetensors":
             from safetensors.torch import load_file
 
             weights = load_file(path)
@@ -29,11 +30,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise AssetError(f"{path}: no such file; expected the weights of the feature network.") from None
-    except Exception as error:  # torch and safetensors document no common base for damaged files
+    except Exception as error:  # torch and safetensors document no exception for damaged files
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise AssetError(
-            f"{path} cannot be read as weights ({reason}). Expected a .pth that holds tensors only, "
-            "or a .safetensors file."
+            f"{path} cannot be read as weights ({reason}). Expected a .pth file that holds only "
+            "tensors, or a .safetensors file."
         ) from None
     if not isinstance(weights, dict) or not all(isinstance(v, torch.Tensor) for v in weights.values()):
         raise AssetError(

@@ -1,4 +1,4 @@
-"""From uint8 images to what the network sees: 299×299 for the Inception, float32, about -1…1."""
+"""From uint8 images to the input of a feature network: resized (Inception: 299×299), float32 in -1…1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-SIDE = 299
+_SIZE = 299
 
 
 def tf1_bilinear(images: torch.Tensor) -> torch.Tensor:
@@ -16,22 +16,24 @@ def tf1_bilinear(images: torch.Tensor) -> torch.Tensor:
 
     images: uint8 (N, H, W, 3). Returns float32 (N, 3, 299, 299).
 
-    Output pixel i samples at i·(H/299): no half-pixel centres, no antialiasing, neighbours clamped at the
-    border. That is torch's corner-aligned grid of an image one repeated pixel larger, from H+1 to 300,
-    less its last row and column: scale H/299, in float32 as in TensorFlow. Scaling first is exact on
-    integers and cheaper on the smaller image. Each plane is an image of its own: of three channels together
-    torch rounds otherwise with one thread than with several.
+    Output pixel i is sampled at i·(H/299): no half-pixel centres, no antialiasing, coordinates clamped at
+    the border. This equals torch's corner-aligned resize from H+1 to 300 of the image with its last row and
+    column repeated, without the last row and column of the output: both have the scale H/299 in float32.
+    (x - 128) / 128 is applied first: it is exact for integers, and cheaper before the resize. Channels are
+    resized as separate images, because for three together torch's rounding depends on the number of threads.
+    Source: ADM's evaluator (Dhariwal & Nichol 2021).
     """
     planes = no_resize(images).flatten(0, 1)[:, None]
     planes = F.pad(planes, (0, 1, 0, 1), mode="replicate")
-    planes = F.interpolate(planes, size=(SIDE + 1, SIDE + 1), mode="bilinear", align_corners=True)
-    return planes[:, 0, :SIDE, :SIDE].unflatten(0, (-1, 3))
+    planes = F.interpolate(planes, size=(_SIZE + 1, _SIZE + 1), mode="bilinear", align_corners=True)
+    return planes[:, 0, :_SIZE, :_SIZE].unflatten(0, (-1, 3))
 
 
 def clean_fid_bicubic(images: torch.Tensor) -> torch.Tensor:
     """clean-fid's resize (Pillow's antialiased bicubic in float, clipped), then (x - 128) / 128.
 
     images: uint8 (N, H, W, 3). Returns float32 (N, 3, 299, 299) on the device of the images.
+    Source: Parmar et al. 2022.
     """
     from cleanfid.resize import build_resizer
 
@@ -42,9 +44,9 @@ def clean_fid_bicubic(images: torch.Tensor) -> torch.Tensor:
 
 
 def no_resize(images: torch.Tensor) -> torch.Tensor:
-    """(x - 128) / 128 alone. images: uint8 (N, H, W, 3). Returns float32 (N, 3, H, W).
+    """(x - 128) / 128 without a resize. images: uint8 (N, H, W, 3). Returns float32 (N, 3, H, W).
 
-    Channels come first in memory too, because torch resizes planes faster.
+    The result is contiguous in this order, which torch resizes faster.
     """
     return (images.permute(0, 3, 1, 2).contiguous().to(torch.float32) - 128) / 128
 

@@ -1,4 +1,4 @@
-"""The chains of a plan: model, labels, noise, guidance and sampler, put together once."""
+"""The sampler of a plan: network, labels, guidance, noise and sampling algorithm."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from torch import Tensor
 
 from dit_eval.dit import Conditioning, DiT
 from dit_eval.generation.plan import Plan, choose_labels
-from dit_eval.sampling.flow_schedules import ADAPTIVE
-from dit_eval.sampling.guidance import Denoiser, guided
+from dit_eval.sampling.guidance import guided
 from dit_eval.sampling.noise import ImageNoise
 from dit_eval.sampling.samplers import SAMPLERS
 
@@ -22,25 +21,22 @@ if TYPE_CHECKING:
 
 
 class BatchSampler:
-    """Draws any images of a plan. Raises UsageError if the plan asks for what the model or schedule lacks.
+    """Samples any images of a plan. Raises UsageError if the plan does not fit the model or the schedule.
 
-    labels: (num,) int64, the class of every image; network: counts its passes.
+    labels: (num,) int64, the class of every image of the plan; network: counts the images passed through it.
     """
 
     def __init__(self, dit: DiT, plan: Plan) -> None:
         self._dit, self._plan = dit, plan
         self._sampler = SAMPLERS[plan.sampler]
-        self._options = {name: plan.options[name] for name in self._sampler.run_options}
-        self._schedule = self._sampler.schedule(
-            plan.steps, **{name: plan.options[name] for name in self._sampler.schedule_options}
-        )
+        self._run_options, schedule_options = self._sampler.split(plan.options)
+        self._schedule = self._sampler.schedule(plan.steps, **schedule_options)
         self._interval = self._schedule.times_between(*plan.cfg_interval) if plan.cfg_interval else None
-        self._calls = self._count_calls()
         self.labels = choose_labels(plan.labels, num=plan.num, num_classes=dit.num_classes, seed=plan.seed)
         self.network = AutocastNetwork(dit, precision=plan.precision, compiled=plan.compile)
 
     def count_flops(self) -> FlopCount:
-        """The cost of one image's pass through the network, as in `flops table`."""
+        """The cost of one image's pass through the network, as counted by `dit-eval flops table`."""
         from dit_eval.cost.counter import VAE_STRIDE, count_flops  # fvcore takes a second to load
 
         dit = self._dit
@@ -52,21 +48,24 @@ class BatchSampler:
             block=dit.block,
         )
 
-    def draw(self, indices: NDArray[np.int64], tell: Callable[[float], None]) -> Tensor:
-        """The samples (N, C, h, w) float32 of N images; `tell` hears on the way which share of them is drawn.
+    def sample(self, indices: NDArray[np.int64], report_progress: Callable[[float], None]) -> Tensor:
+        """The samples (N, C, h, w) float32 of the images with these indices (N,).
 
-        An adaptive solver looks at the error of all that it is given. It is given each image by itself, so
-        that none depends on those beside it.
+        report_progress: called with the completed fraction of the work. An adaptive solver controls the error
+        over the whole batch, so it is given one image at a time, which keeps the images independent.
         """
-        if self._plan.options.get("solver") not in ADAPTIVE:
-            return self._draw_together(indices, lambda calls: tell(calls / self._calls))
+        evaluations = self._schedule.evaluations
+        if evaluations is not None:
+            return self._sample_jointly(indices, lambda done: report_progress(done / evaluations))
         samples = []
         for index in indices:
-            samples.append(self._draw_together(index[None], lambda calls: None))
-            tell(len(samples) / len(indices))
+            samples.append(self._sample_jointly(index[None], lambda done: None))
+            report_progress(len(samples) / len(indices))
         return torch.cat(samples)
 
-    def _draw_together(self, indices: NDArray[np.int64], tell: Callable[[int], None]) -> Tensor:
+    def _sample_jointly(
+        self, indices: NDArray[np.int64], report_evaluations: Callable[[int], None]
+    ) -> Tensor:
         dit, plan = self._dit, self._plan
         device = self.network.device
         denoiser = guided(
@@ -77,28 +76,24 @@ class BatchSampler:
             channels=None if plan.cfg_channels == "all" else int(plan.cfg_channels),
             interval=self._interval,
         )
+        evaluations = 0
+
+        def counted_denoiser(x: Tensor, t: float) -> Tensor:
+            nonlocal evaluations
+            output = denoiser(x, t)
+            evaluations += 1
+            report_evaluations(evaluations)
+            return output
+
         noise = ImageNoise(plan.seed, torch.from_numpy(indices).to(device))
-        start = noise.latents((len(indices), dit.in_channels, dit.input_size, dit.input_size))
-        return self._sampler.run(_counted(denoiser, tell), start, self._schedule, noise, **self._options)
-
-    def _count_calls(self) -> int:
-        """How often a chain calls the denoiser, found by a dry run."""
-        made = 0
-
-        def count(calls: int) -> None:
-            nonlocal made
-            made = calls
-
-        dry = _counted(lambda x, t: torch.zeros_like(x), count)
-        nothing = torch.zeros(1, 1, 1, 1)
-        self._sampler.run(dry, nothing, self._schedule, lambda step, shape: nothing, **self._options)
-        return made
+        latents = noise.latents((len(indices), dit.in_channels, dit.input_size, dit.input_size))
+        return self._sampler.run(counted_denoiser, latents, self._schedule, noise, **self._run_options)
 
 
 class AutocastNetwork:
-    """A DiT with weights in float32 that computes in `precision`; see `guidance.Network` for its methods.
+    """A DiT with float32 weights that computes in `precision`, optionally compiled; see `guidance.Network`.
 
-    passes: how many images have gone through it, those of guidance included.
+    passes: the number of images passed through it, including the unconditional passes of guidance.
     """
 
     def __init__(self, dit: DiT, *, precision: str = "fp32", compiled: bool = False) -> None:
@@ -120,19 +115,5 @@ class AutocastNetwork:
             return self._denoise(x, condition)
 
     def _autocast(self) -> torch.autocast:
-        # Weights, LayerNorm and the residual sums stay in float32, only matrix products are rounded
+        # Weights, LayerNorm and residual sums stay in float32; only matrix products run in bfloat16
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
-
-
-def _counted(denoiser: Denoiser, tell: Callable[[int], None]) -> Denoiser:
-    """The same denoiser; after each call `tell` hears how many there were."""
-    calls = 0
-
-    def counted(x: Tensor, t: float) -> Tensor:
-        nonlocal calls
-        output = denoiser(x, t)
-        calls += 1
-        tell(calls)
-        return output
-
-    return counted

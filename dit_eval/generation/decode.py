@@ -1,8 +1,8 @@
-"""From latents to images: Stable Diffusion's VAE, or nothing where a model draws pixels itself."""
+"""Decoding samples to images: with Stable Diffusion's VAE, or directly for models of pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,9 @@ from dit_eval.io import assets
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-_CHUNK = 8  # images decoded at once: a VAE's activations are hundreds of times its latents
+_CHUNK = 8  # images decoded at once; a VAE's activations are hundreds of times larger than its latents
 
-_OLD_ATTENTION = {  # diffusers' names before 0.17, in which the public VAEs are stored
+_OLD_ATTENTION_NAMES = {  # of diffusers before 0.17, in which the public VAEs are stored
     ".query.": ".to_q.",
     ".key.": ".to_k.",
     ".value.": ".to_v.",
@@ -34,16 +34,18 @@ _OLD_ATTENTION = {  # diffusers' names before 0.17, in which the public VAEs are
 
 @dataclass(frozen=True)
 class Decoder:
-    """Samples (N, C, h, w) float32 → images (N, H, W, 3) uint8 on the same device."""
+    """A decoder of samples, and how the plan of a batch describes it."""
 
-    name: str  # with the digest of its weights, where it has any
-    factor: int  # pixels of the image to one of the latents, along a side
-    decode: Callable[[Tensor], Tensor]
-    rounding: str = "⌊127.5 x + 128⌋ in 0 … 255"  # of floats to uint8: `dit_uint8`
+    name: str  # includes the SHA-256 of the weights, if there are any
+    factor: int  # image pixels per latent pixel, along a side
+    decode: Callable[
+        [Tensor], Tensor
+    ]  # samples (N, C, h, w) float32 → images (N, H, W, 3) uint8, same device
+    rounding: str = "⌊127.5 x + 128⌋ in 0 … 255"  # from floats to uint8; see `dit_uint8`
 
 
 def dit_uint8(x: Tensor) -> Tensor:
-    """DiT's rounding rule: ±1 floats → 0 … 255, as 127.5 x + 128 clamped, then truncated."""
+    """DiT's rounding of floats in ±1 to 0 … 255: 127.5 x + 128, clamped, then truncated."""
     return (127.5 * x + 128.0).clamp(0, 255).to(torch.uint8)
 
 
@@ -51,27 +53,27 @@ def _decode_pixels(x: Tensor) -> Tensor:
     return dit_uint8(x.expand(-1, 3, -1, -1)).permute(0, 2, 3, 1).contiguous()
 
 
-PIXELS = Decoder("pixels", 1, _decode_pixels)  # for models of 1 channel, repeated into RGB, or 3
+PIXELS = Decoder("pixels", 1, _decode_pixels)  # for models of 3 channels, or of 1, which is repeated
 
 
 def vae_decoder(vae: AutoencoderKL, *, scale: float, name: str) -> Decoder:
     """The decoder of latent models. scale: the factor by which latents were multiplied in training."""
 
     def decode(latents: Tensor) -> Tensor:
-        pieces: list[Any] = [vae.decode(piece) for piece in (latents / scale).split(_CHUNK)]  # type: ignore[arg-type]
-        return torch.cat([dit_uint8(piece.sample) for piece in pieces]).permute(0, 2, 3, 1).contiguous()
+        outputs: list[Any] = [vae.decode(chunk) for chunk in (latents / scale).split(_CHUNK)]  # type: ignore[arg-type]
+        return torch.cat([dit_uint8(output.sample) for output in outputs]).permute(0, 2, 3, 1).contiguous()
 
     return Decoder(name, 2 ** (len(vae.config["block_out_channels"]) - 1), decode)
 
 
-Keep = Callable[[NDArray[np.uint8], "float | None"], None]  # the images, and in how many seconds they came
+StoreImages = Callable[[NDArray[np.uint8], "float | None"], None]  # (images, seconds that they took or None)
 
 
 class AsyncDecoder:
-    """Decodes and stores samples; on a GPU in a thread and stream of its own, beside the sampling.
+    """Decodes and stores samples; on a GPU in a separate thread and stream, while sampling goes on.
 
-    A batch's time is counted from the moment when the one before it was there, because sampling and decoding
-    overlap. A process's first batch has none: it pays for warming up and compiling.
+    Because the two overlap, the time of a batch is the time since the previous batch was decoded. The first
+    batch of a process is not timed, because it includes warming up and compiling.
     """
 
     def __init__(self, decoder: Decoder, device: torch.device) -> None:
@@ -79,28 +81,28 @@ class AsyncDecoder:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
-        self._ready: float | None = None  # when the images before were there
+        self._last_decoded: float | None = None  # when the previous batch was decoded
 
-    def submit(self, samples: Tensor, keep: Keep) -> None:
-        """Decode the samples and hand the images to `keep`. Raises what went wrong with those before."""
+    def submit(self, samples: Tensor, store: StoreImages) -> None:
+        """Decode samples (N, C, h, w) and pass the images to `store`. Raises errors of the previous call."""
         self._wait()
         if self._stream is None:
-            return self._decode_and_store(samples, keep)
+            return self._decode_and_store(samples, store)
         self._stream.wait_stream(torch.cuda.current_stream(samples.device))
         samples.record_stream(self._stream)
-        self._pending = self._thread.submit(self._decode_and_store, samples, keep)
+        self._pending = self._thread.submit(self._decode_and_store, samples, store)
         return None
 
-    def _decode_and_store(self, samples: Tensor, keep: Keep) -> None:
+    def _decode_and_store(self, samples: Tensor, store: StoreImages) -> None:
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             if not samples.isfinite().all():
                 raise CheckpointError(
-                    "the network's samples are not finite numbers. The checkpoint is damaged, or not the one "
-                    "for this sampler, or needs --precision fp32."
+                    "the samples are not finite. The checkpoint is damaged, or does not fit the sampler, or "
+                    "needs --precision fp32."
                 )
             images = self._decoder.decode(samples).cpu().numpy()
-        before, self._ready = self._ready, monotonic()
-        keep(images, None if before is None else self._ready - before)
+        previous, self._last_decoded = self._last_decoded, monotonic()
+        store(images, None if previous is None else self._last_decoded - previous)
 
     def _wait(self) -> None:
         if self._pending is not None:
@@ -118,15 +120,16 @@ class AsyncDecoder:
 
 
 def load_decoder(vae: str, device: torch.device) -> Decoder:
-    """The decoder called "ema" or "mse" (stabilityai/sd-vae-ft-…), or that of a folder as diffusers saves it.
+    """The VAE "ema" or "mse" (stabilityai/sd-vae-ft-…), or one that diffusers has saved in a folder.
 
-    Raises AssetError if it cannot be had or is no AutoencoderKL.
+    Raises AssetError if it cannot be downloaded or is not an AutoencoderKL.
     """
     if vae in ("ema", "mse"):
         asset = assets.lookup("models", f"sd-vae-ft-{vae}")
         weights = assets.fetch(asset)
-        network = _build_vae(asset.about["config"], weights)
-        scale = asset.about["scale"]
+        network = _build_vae(asset.config, weights)
+        scale = asset.scale
+        assert scale is not None, f"the manifest entry of {asset.name} lacks the scale of its latents"
     else:
         network, weights = _load_folder(Path(vae))
         scale = network.config["scaling_factor"]
@@ -135,16 +138,15 @@ def load_decoder(vae: str, device: torch.device) -> Decoder:
     return vae_decoder(network, scale=scale, name=f"vae {assets.sha256(weights)}")
 
 
-def _build_vae(config: dict[str, Any], weights: Path) -> AutoencoderKL:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # models of pixels need not wait
+def _build_vae(config: Mapping[str, Any], weights: Path) -> AutoencoderKL:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # slow, and not for pixels
 
     network = AutoencoderKL(**config)
     try:
-        tensors = {_new_name(key): value for key, value in load_file(weights).items()}
-        network.load_state_dict(tensors)
+        network.load_state_dict({_new_name(key): value for key, value in load_file(weights).items()})
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise AssetError(f"{weights} does not hold the VAE of its manifest entry ({reason}).") from None
+        raise AssetError(f"{weights} is not the VAE that its manifest entry describes ({reason}).") from None
     return network
 
 
@@ -154,17 +156,17 @@ def _load_folder(folder: Path) -> tuple[AutoencoderKL, Path]:
     weights = folder / "diffusion_pytorch_model.safetensors"
     if not weights.is_file() or not (folder / "config.json").is_file():
         raise AssetError(
-            f"--vae {folder} is neither ema, mse nor a folder with config.json and {weights.name}. "
-            "Choose one of these, or save a VAE there with diffusers' save_pretrained."
+            f"--vae {folder} is neither ema nor mse nor a folder with config.json and {weights.name}, "
+            "as diffusers' save_pretrained writes it."
         )
     try:
         return AutoencoderKL.from_pretrained(folder, local_files_only=True), weights
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise AssetError(f"{folder} holds no VAE that diffusers can load ({reason}).") from None
+        raise AssetError(f"{folder} does not hold a VAE that diffusers can load ({reason}).") from None
 
 
 def _new_name(key: str) -> str:
-    for old, new in _OLD_ATTENTION.items():
+    for old, new in _OLD_ATTENTION_NAMES.items():
         key = key.replace(old, new)
     return key

@@ -1,7 +1,7 @@
-"""The sampling story: plan → sampler → decoder → shards → npz.
+"""Generation: plan → sampler → decoder → shards → npz.
 
-Every process that is started with the same arguments works on its share of the batches and leaves; whoever
-finishes the last shard merges them all. Any of them may be killed, and the same call goes on.
+Every process that makes the same call samples its share of the batches and returns; the process that finishes
+the last shard merges them all. Any process may be killed, and the same call resumes.
 """
 
 from __future__ import annotations
@@ -17,30 +17,25 @@ import numpy as np
 import torch
 
 from dit_eval.dit import DiTConfig
-from dit_eval.dit.checkpoints import load_dit
 from dit_eval.errors import UsageError
 from dit_eval.generation.batch_sampler import BatchSampler
-from dit_eval.generation.decode import PIXELS, AsyncDecoder, Decoder, load_decoder
-from dit_eval.generation.model_lookup import find_model
-from dit_eval.generation.plan import Plan
+from dit_eval.generation.decode import AsyncDecoder, Decoder
+from dit_eval.generation.model_lookup import find_model, load_model
+from dit_eval.generation.plan import Plan, choose_settings, make_plan
 from dit_eval.generation.shards import ShardFolder
-from dit_eval.io import assets
 from dit_eval.runtime.distributed import Rank, StridedShard, broadcast_from_rank0, process_group
-from dit_eval.runtime.malloc import freed_memory_kept
-from dit_eval.runtime.precision import PRECISIONS, matmul_precision
-from dit_eval.sampling.samplers import choose_options, choose_steps, require_fitting
+from dit_eval.runtime.malloc import keep_freed_memory
+from dit_eval.runtime.precision import matmul_precision
 from dit_eval.version import __version__
-
-_LATENT_CHANNELS = 4  # of Stable Diffusion's VAE; models of 1 or 3 channels draw pixels
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far this process is with its share of the work."""
+class SamplingProgress:
+    """The progress of this process with its share of the work."""
 
-    drawn: float  # images of this run, the fraction of the current ones included
-    wanted: int  # images of this run, when it is done
-    flops: float  # floating-point operations of the network so far, by the count of `flops table`
+    done: float  # images sampled by this call, including the completed fraction of the current batch
+    total: int  # images that this call samples
+    flops: float  # floating-point operations of the network so far, as counted by `dit-eval flops table`
 
 
 def generate(
@@ -64,118 +59,99 @@ def generate(
     device: str = "auto",
     fresh: bool = False,
     shard: tuple[int, int] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[SamplingProgress], None] | None = None,
     **options: Any,
 ) -> Path:
-    """Draw a batch of images with a class-conditional DiT or SiT and write it for evaluators to read.
+    """Sample a batch of images from a class-conditional DiT or SiT and write it for evaluators to read.
 
-    `out` holds the images as arr_0, (num, H, W, 3) uint8, and their classes as arr_1, (num,) int64; the json
-    beside it says how they were made, and how fast. Image i depends on (seed, i), the model and the settings
-    only. Interrupted, the same call goes on; under torchrun every rank makes the same call.
+    `out` holds the images as arr_0, (num, H, W, 3) uint8, and their classes as arr_1, (num,) int64; the JSON
+    file beside it records the plan, the environment and the speed. Image i depends only on (seed, i), the
+    model and the settings. The same call resumes after an interruption; under torchrun every rank makes it.
 
-    cfg, steps, vae, image_size, sampler: None takes what the model's manifest entry says, else 1.0, 250,
-    "ema", the checkpoint's own and the sampler of the model's paper. labels: see `choose_labels`.
-    cfg_channels: "3", as DiT, or "all". cfg_interval: noise levels σ (of Karras et al. 2022) between which
-    there is guidance. ckpt: a registered name or a file. vae: "ema", "mse" or a folder. shard: (K, N) draws
-    every N-th batch, from the K-th on. fresh: forget what is there. options: those of the sampler, see
-    `SAMPLERS`. Returns `out`, which is not there yet while others are still at work.
-    Raises the subclasses of DitEvalError.
+    model, ckpt, image_size: see `find_model`; vae: "ema", "mse" or a folder; labels: see `choose_labels`;
+    cfg_channels: "3", as in DiT's released code, or "all"; cfg_interval: the noise levels σ (Karras et al.
+    2022) between which guidance is applied; shard: (K, N) samples every N-th batch, starting with the K-th;
+    fresh: delete an existing batch first; options: those of the sampler, see `SAMPLERS`. None stands for the
+    value in the model's manifest entry, else for the default: cfg 1.0, 250 steps, vae "ema", the sampler ddpm
+    for a DiT and sde for a SiT.
+    Returns `out`, which does not exist yet while other processes are still sampling their shares.
+    Raises subclasses of DitEvalError.
     """
-    target, rank = Path(out), Rank.from_environment()
-    _require_valid(target, precision, cfg_channels)
-    share, chosen = StridedShard.of(rank, shard), rank.device(device)
-    source = find_model(model, ckpt, image_size)
-    sampler = sampler or source.sampler
-    require_fitting(sampler, source.name, source.family)
-    told = choose_options(sampler, options, source.defaults)
-    with freed_memory_kept(chosen), matmul_precision(precision, chosen), torch.inference_mode():
-        network = load_dit(source.weights, source.config, device=chosen)
-        pixels = network.in_channels != _LATENT_CHANNELS
-        if pixels and vae is not None:
-            raise UsageError(f"{source.name} draws pixels, which no VAE decodes; leave --vae out.")
-        decoder = PIXELS if pixels else load_decoder(str(vae or source.defaults.get("vae", "ema")), chosen)
-        size = network.input_size * decoder.factor
-        if image_size not in (None, size):
-            raise UsageError(f"{source.name} draws images of {size} pixels, not {image_size}.")
-        plan = Plan(
-            model=source.name,
-            weights=assets.sha256(source.weights),
-            decoder=decoder.name,
-            rounding=decoder.rounding,
-            image_size=size,
-            num=num,
-            seed=seed,
-            labels=str(labels),
-            sampler=sampler,
-            options=told,
-            steps=choose_steps(steps, told, source.defaults),
-            cfg=source.defaults.get("cfg", 1.0) if cfg is None else cfg,
-            cfg_channels=cfg_channels,
-            cfg_interval=cfg_interval,
-            batch_size=min(batch_size, num),
-            precision=precision,
-            compile=compile,
-            device=chosen.type,
-        )
+    out, rank = Path(out), Rank.from_environment()
+    if out.suffix != ".npz":
+        raise UsageError(f"{out}: choose a name that ends in .npz.")
+    worker, torch_device = StridedShard.of(rank, shard), rank.device(device)
+    spec = find_model(model, ckpt, image_size)
+    settings = choose_settings(
+        spec,
+        options,
+        sampler=sampler,
+        steps=steps,
+        num=num,
+        seed=seed,
+        labels=str(labels),
+        cfg=cfg,
+        cfg_channels=cfg_channels,
+        cfg_interval=cfg_interval,
+        batch_size=batch_size,
+        precision=precision,
+        compile=compile,
+    )
+    with keep_freed_memory(torch_device), matmul_precision(precision, torch_device), torch.inference_mode():
+        network, decoder = load_model(spec, torch_device, vae=vae, image_size=image_size)
+        plan = make_plan(settings, spec, network, decoder)
         batch_sampler = BatchSampler(network, plan)
-        folder = ShardFolder(target, plan.settings(), num=num, size=plan.batch_size, shape=(size, size, 3))
+        shards = ShardFolder(
+            out, plan.as_json(), num=num, shard_size=plan.batch_size, image_size=plan.image_size
+        )
         if fresh:
-            _start_over(folder, rank, shard)
-        folder.open()
-        if not folder.finished():
-            _draw(batch_sampler, decoder, plan, folder, share, progress)
-            facts = {"macs": batch_sampler.count_flops().macs, "environment": _environment(rank, chosen)}
-            folder.merge(batch_sampler.labels, facts)
-    return target
+            _start_over(shards, rank, shard)
+        shards.open()
+        if not shards.finished():
+            _sample_missing(batch_sampler, decoder, plan, shards, worker, progress)
+            environment = _environment(rank, torch_device)
+            macs = batch_sampler.count_flops().macs
+            shards.merge(batch_sampler.labels, {"macs": macs, "environment": environment})
+    return out
 
 
-def _draw(
+def _sample_missing(
     batch_sampler: BatchSampler,
     decoder: Decoder,
     plan: Plan,
-    folder: ShardFolder,
-    share: StridedShard,
-    tell: Callable[[Progress], None] | None,
+    shards: ShardFolder,
+    worker: StridedShard,
+    progress: Callable[[SamplingProgress], None] | None,
 ) -> None:
-    """Draw the batches of our share that are not there yet."""
-    todo = [batch for batch in folder.missing() if share.takes(batch)]
-    wanted, drawn = sum(map(plan.count, todo)), 0
-    flops_per_pass = batch_sampler.count_flops().flops if tell else 0
+    """Sample the worker's batches whose shards are missing."""
+    missing = [batch for batch in shards.missing() if worker.takes(batch)]
+    done, total = 0, sum(map(shards.images_in, missing))
+    network = batch_sampler.network
+    flops_per_pass = batch_sampler.count_flops().flops if progress else 0
 
-    def tell_share(share: float) -> None:
-        if tell:
-            tell(Progress(drawn + share * count, wanted, batch_sampler.network.passes * flops_per_pass))
+    def report_progress(fraction: float) -> None:
+        if progress:
+            progress(SamplingProgress(done + fraction * count, total, network.passes * flops_per_pass))
 
-    device = batch_sampler.network.device
-    with AsyncDecoder(decoder, device) as async_decoder:
-        for batch in todo:
-            count = plan.count(batch)
-            samples = batch_sampler.draw(plan.indices(batch), tell_share)
-            async_decoder.submit(samples[:count], partial(folder.write, batch, device=_description(device)))
-            drawn += count
+    with AsyncDecoder(decoder, network.device) as async_decoder:
+        for batch in missing:
+            count = shards.images_in(batch)
+            samples = batch_sampler.sample(plan.indices(batch), report_progress)
+            store = partial(shards.write, batch, device=_device_name(network.device))
+            async_decoder.submit(samples[:count], store)
+            done += count
 
 
-def _start_over(folder: ShardFolder, rank: Rank, shard: tuple[int, int] | None) -> None:
+def _start_over(shards: ShardFolder, rank: Rank, shard: tuple[int, int] | None) -> None:
     if shard is not None:
         raise UsageError(
-            f"--fresh would delete the work of the other shards. Delete {folder.out} and {folder.folder} "
-            "by hand, then start all shards without it."
+            f"--fresh would delete the work of the other shards. Delete {shards.out} and {shards.folder} "
+            "by hand, then start all shards without --fresh."
         )
     with process_group(rank):
         if rank.index == 0:
-            folder.clear()
-        broadcast_from_rank0(rank, True)  # nobody draws before it is done
-
-
-def _require_valid(out: Path, precision: str, cfg_channels: str) -> None:
-    if out.suffix != ".npz":
-        raise UsageError(f"the batch is an npz, and {out} is not called so; choose a name that ends in .npz.")
-    for name, value, known in (
-        ("precision", precision, PRECISIONS),
-        ("cfg_channels", cfg_channels, ("3", "all")),
-    ):
-        if value not in known:
-            raise UsageError(f"{name} {value!r} is not one of {', '.join(known)}.")
+            shards.clear()
+        broadcast_from_rank0(rank, True)  # no rank starts before the folder is empty
 
 
 def _environment(rank: Rank, device: torch.device) -> dict[str, Any]:
@@ -184,21 +160,21 @@ def _environment(rank: Rank, device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "device": _description(device),
+        "device": _device_name(device),
         "processes": rank.count,
     }
 
 
-def _description(device: torch.device) -> str:
-    """A GPU by its name, a processor by its name and our threads on it: what a speed belongs to."""
+def _device_name(device: torch.device) -> str:
+    """The GPU, or the processor and the number of threads, to which a recorded speed refers."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'' if threads == 1 else 's'}"
+    return f"{_processor_name()}, {threads} thread{'' if threads == 1 else 's'}"
 
 
-def _processor() -> str:
-    """The processor as it calls itself, where the system tells."""
+def _processor_name() -> str:
+    """The model name of the processor, where the operating system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:

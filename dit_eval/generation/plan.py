@@ -1,13 +1,13 @@
-"""Which images a batch is made of: every index, its label, and the settings that they share.
+"""The plan of a batch of images: its settings, and the index and label of every image.
 
-Work is cut into batches of consecutive indices. Rounding may depend on the shape of a batch, so every one is
-drawn at full size: the last repeats its last index, and the repetitions are thrown away.
+Images are sampled in batches of consecutive indices. Rounding may depend on the shape of a batch, so every
+batch has the full size: the last one repeats its last index, and the repeated images are discarded.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,52 +16,51 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dit_eval.errors import UsageError
+from dit_eval.dit import DiT
+from dit_eval.errors import UsageError, require_choices
+from dit_eval.generation.decode import Decoder
+from dit_eval.generation.model_lookup import ModelSpec
 from dit_eval.io.assets import sha256
+from dit_eval.runtime.precision import PRECISIONS
+from dit_eval.sampling.flow_schedules import ADAPTIVE_SOLVERS
 from dit_eval.sampling.noise import label_words
+from dit_eval.sampling.samplers import SAMPLERS
+
+DEFAULTS = {"cfg": 1.0, "steps": 250}  # 250 steps: Peebles & Xie 2023, Ma et al. 2024
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that decides the bytes of a batch; runs with equal plans may work in one folder."""
+    """Everything that determines the bytes of a batch; runs with equal plans can share a folder."""
 
     model: str
     weights: str  # SHA-256 of the checkpoint
-    decoder: str  # "pixels", or the VAE and the SHA-256 of its weights
-    rounding: str  # how its floats become uint8
+    decoder: str  # "pixels", or "vae" and the SHA-256 of its weights
+    rounding: str  # how the decoder's floats become uint8
     image_size: int
     num: int
     seed: int
-    labels: str
+    labels: str  # see `choose_labels`
     sampler: str
-    options: Mapping[str, Any]  # what the sampler and its schedule are told
-    steps: str | None  # None where the solver chooses its own
+    options: Mapping[str, Any]  # of the sampler and its schedule
+    steps: str | None  # None if the solver chooses its own steps
     cfg: float
     cfg_channels: str
     cfg_interval: tuple[float, float] | None  # noise levels σ
     batch_size: int
     precision: str
     compile: bool
-    device: str  # its kind: another kind rounds otherwise
-
-    @property
-    def batches(self) -> int:
-        """Into how many pieces the work is cut."""
-        return -(-self.num // self.batch_size)
-
-    def count(self, batch: int) -> int:
-        """How many images of a batch are wanted: `batch_size`, but for the last."""
-        return min(self.batch_size, self.num - batch * self.batch_size)
+    device: str  # "cpu" or "cuda", because they round differently
 
     def indices(self, batch: int) -> NDArray[np.int64]:
-        """The indices that are drawn together, (batch_size,); those past the end repeat the last."""
+        """The indices of the images of a batch, (batch_size,); those past the end repeat the last one."""
         start = batch * self.batch_size
         return np.minimum(np.arange(start, start + self.batch_size), self.num - 1)
 
-    def settings(self) -> dict[str, Any]:
-        """The plan as it comes back from JSON, the sampler's options among the others.
+    def as_json(self) -> dict[str, Any]:
+        """The plan as it is read back from JSON, with the sampler's options among the other settings.
 
-        A file of labels is named by its content, which decides the bytes; its path does not.
+        A file of labels is represented by the SHA-256 of its content instead of its path.
         """
         settings = asdict(self)
         if _is_file(self.labels):
@@ -69,34 +68,74 @@ class Plan:
         return json.loads(json.dumps(settings.pop("options") | settings))
 
 
-def choose_labels(spec: str, *, num: int, num_classes: int, seed: int) -> NDArray[np.int64]:
-    """The class of every image, (num,) int64; that of image i depends on (seed, i) and `spec` alone.
+def choose_settings(model: ModelSpec, options: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
+    """Fill in the settings and sampler options that are None: as the manifest says, else the default.
 
-    spec: "uniform" draws each by itself, as DiT does; "balanced" shuffles all classes, again and again, so
-    that none is ever more than one image ahead; a number is that class for all; anything else is a text file
-    of `num` numbers. Raises UsageError for classes that the model does not have.
+    options: those of the sampler, see `SAMPLERS`; settings: the fields of `Plan` from `num` to `compile`.
+    Returns these fields. Raises UsageError for unknown names and for samplers and options that do not fit the
+    model or each other, TypeError for options that no sampler has.
+    """
+    given = {name: value for name, value in {**settings, **options}.items() if value is not None}
+    sampler = given.get("sampler", model.sampler)
+    require_choices(
+        sampler=(sampler, SAMPLERS),
+        precision=(settings["precision"], PRECISIONS),
+        cfg_channels=(settings["cfg_channels"], ("3", "all")),
+    )
+    if not 0 <= settings["seed"] < 2**64:
+        raise UsageError(f"seed {settings['seed']} does not lie between 0 and 2**64 - 1.")
+    _require_fitting(sampler, model, options.keys() & given.keys())
+    defaults = SAMPLERS[sampler].options
+    values = {**DEFAULTS, **defaults, **model.defaults, **given}
+    steps = settings["steps"] if values.get("solver") in ADAPTIVE_SOLVERS else values["steps"]
+    return settings | {
+        "sampler": sampler,
+        "options": {option: values[option] for option in defaults},
+        "steps": None if steps is None else str(steps),
+        "cfg": values["cfg"],
+        "batch_size": min(settings["batch_size"], settings["num"]),
+    }
+
+
+def make_plan(settings: Mapping[str, Any], model: ModelSpec, network: DiT, decoder: Decoder) -> Plan:
+    """Add to the settings what identifies the model, its decoder and the kind of device."""
+    return Plan(
+        **settings,
+        model=model.name,
+        weights=sha256(model.weights),
+        decoder=decoder.name,
+        rounding=decoder.rounding,
+        image_size=network.input_size * decoder.factor,
+        device=network.pos_embed.device.type,
+    )
+
+
+def choose_labels(spec: str, *, num: int, num_classes: int, seed: int) -> NDArray[np.int64]:
+    """The class of every image, (num,) int64; the class of image i depends only on (seed, i) and `spec`.
+
+    spec: "uniform" draws every label independently, as DiT does; "balanced" goes through random permutations
+    of all classes, so that class counts differ by at most one; a number is the class of all images; anything
+    else is a text file with one label per image. Raises UsageError for labels that cannot be read or classes
+    that the model does not have.
     """
     if spec in ("uniform", "balanced"):
-        words = _words(seed, -(-num // num_classes) * num_classes)
+        rounds = -(-num // num_classes)
+        words = label_words(seed, torch.arange(rounds * num_classes)).numpy()
         if spec == "uniform":
             return words[:num] * num_classes >> 32
-        rounds = words.reshape(-1, num_classes).argsort(axis=1, kind="stable")
-        return rounds.reshape(-1)[:num]
+        permutations = words.reshape(-1, num_classes).argsort(axis=1, kind="stable")
+        return permutations.reshape(-1)[:num]
     labels = _read_labels(Path(spec), num) if _is_file(spec) else np.full(num, int(spec))
-    wrong = labels[(labels < 0) | (labels >= num_classes)]
-    if len(wrong):
+    invalid = labels[(labels < 0) | (labels >= num_classes)]
+    if len(invalid):
         raise UsageError(
-            f"class {wrong[0]} does not exist: the model has {num_classes}, 0 to {num_classes - 1}."
+            f"class {invalid[0]} does not exist: the model has {num_classes}, 0 to {num_classes - 1}."
         )
     return labels
 
 
-def _is_file(spec: str) -> bool:
-    return spec not in ("uniform", "balanced") and not spec.isdecimal()
-
-
-def _words(seed: int, count: int) -> NDArray[np.int64]:
-    return label_words(seed, torch.arange(count)).numpy()
+def _is_file(labels: str) -> bool:
+    return labels not in ("uniform", "balanced") and not labels.isdecimal()
 
 
 def _read_labels(path: Path, num: int) -> NDArray[np.int64]:
@@ -105,8 +144,24 @@ def _read_labels(path: Path, num: int) -> NDArray[np.int64]:
     except (OSError, ValueError) as error:
         raise UsageError(
             f"labels {str(path)!r} cannot be read ({getattr(error, 'strerror', None) or error}). "
-            "Choose uniform, balanced, the number of a class, or a text file with one number per image."
+            "Choose uniform, balanced, a class index, or a text file with one label per image."
         ) from None
     if len(labels) != num:
-        raise UsageError(f"{path} holds {len(labels)} labels for {num} images; it should hold one for each.")
+        raise UsageError(f"{path} holds {len(labels)} labels for {num} images; it must have one per image.")
     return labels
+
+
+def _require_fitting(sampler: str, model: ModelSpec, options: Collection[str]) -> None:
+    if model.family not in (None, SAMPLERS[sampler].family):
+        fitting = [name for name, candidate in SAMPLERS.items() if candidate.family == model.family]
+        raise UsageError(
+            f"sampler {sampler} does not fit {model.name}, which is a {model.family}. "
+            f"Choose {' or '.join(fitting)}, or another model."
+        )
+    for option in sorted(options):
+        owners = [name for name, candidate in SAMPLERS.items() if option in candidate.options]
+        if not owners:
+            raise TypeError(f"generate() got an unexpected keyword argument {option!r}")
+        if sampler not in owners:
+            name = option.replace("_", " ")
+            raise UsageError(f"{name} is an option of {' and '.join(owners)}, not of {sampler}.")

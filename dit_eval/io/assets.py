@@ -1,8 +1,7 @@
-"""Files that the program did not make: manifests, cache, download → check → rename.
+"""Registered files: manifests, bundled files, the download cache.
 
-The only module that touches the network. A file is used only after its SHA-256 has been compared
-with the manifest's; where nobody has published one, the digest of the first download is kept beside
-the file and holds from then on.
+The only module that uses the network. A file is used only after its SHA-256 has been compared with the
+manifest's; if none is published, with that of the first download, which is kept beside the file.
 """
 
 from __future__ import annotations
@@ -17,39 +16,39 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import MISSING, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 from filelock import FileLock
 from platformdirs import user_cache_path
 
 from dit_eval.errors import AssetError, UsageError
+from dit_eval.io.files import publish, write_text
 
 Kind = Literal["models", "reference_stats"]
-Progress = Callable[[int, "int | None"], None]  # bytes so far, bytes in all where known
-Bar = Callable[[str], AbstractContextManager[Progress]]  # opened with the name of what is downloaded
+DownloadProgress = Callable[[int, "int | None"], None]  # bytes so far, total bytes if known
+DownloadBar = Callable[[str], AbstractContextManager[DownloadProgress]]  # called with the name of the asset
+Entry = TypeVar("Entry", bound="Asset")
 
 _CHUNK = 1 << 20
 _TIMEOUT_S = 30
-_bar: ContextVar[Bar | None] = ContextVar("bar", default=None)
+_download_bar: ContextVar[DownloadBar | None] = ContextVar("download_bar", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asset:
-    """One entry of a manifest: a file, where it comes from and how to know it."""
+    """An entry of a manifest: a file, its provenance and its checksum."""
 
     name: str
     kind: Kind
-    urls: tuple[str, ...] = ()  # the first is the official one, the others are mirrors
-    file: str = ""  # path below the manifest's folder, for what is bundled
-    sha256: str | None = None  # None: nobody has published it
+    urls: tuple[str, ...] = ()  # the official address, then mirrors
+    file: str = ""  # path of a bundled file, relative to the manifest
+    sha256: str | None = None  # None if none is published
     bytes: int | None = None
     licence: str = ""
     source: str = ""
-    about: Mapping[str, Any] = field(default_factory=dict)  # the entry's other keys
 
     @property
     def bundled(self) -> bool:
@@ -57,10 +56,47 @@ class Asset:
         return bool(self.file)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry(Asset):
+    """A network: its role, its architecture, and how it is sampled by default."""
+
+    kind: Kind = "models"
+    role: Literal["dit", "vae", "features"]
+    family: Literal["DiT", "SiT"] = "DiT"
+    model: str = ""  # the architecture's name, e.g. "XL/2"; `config` for any other
+    config: Mapping[str, Any] = field(default_factory=dict)  # arguments of DiTConfig or of diffusers' VAE
+    image_size: int | None = None
+    scale: float | None = None  # the factor by which a VAE's latents are multiplied in training
+    reference: str | None = None
+    num: int | None = None
+    cfg: float | None = None
+    steps: int | None = None
+    sampler: str | None = None
+    path: str | None = None
+    prediction: str | None = None
+    vae: str | None = None
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The sampling options that the entry sets."""
+        options = ("reference", "num", "cfg", "steps", "sampler", "path", "prediction", "vae")
+        return {name: value for name in options if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateEntry(Asset):
+    """A batch of samples with published metrics: those metrics, and how far ours may be from them."""
+
+    kind: Kind = "reference_stats"
+    protocol: str
+    reference: str
+    published: Mapping[str, float]
+    tolerance: Mapping[str, float]
+
+
 def cache_dir() -> Path:
-    """Where downloads and features are kept: $DIT_EVAL_CACHE, or the platform's cache folder."""
-    chosen = os.environ.get("DIT_EVAL_CACHE")
-    return Path(chosen) if chosen else user_cache_path("dit-eval")
+    """The folder of downloads and cached features: $DIT_EVAL_CACHE, or the platform's cache folder."""
+    return Path(os.environ.get("DIT_EVAL_CACHE") or user_cache_path("dit-eval"))
 
 
 def folder(kind: Kind) -> Path:
@@ -70,27 +106,46 @@ def folder(kind: Kind) -> Path:
     return installed if installed.is_dir() else package.parent / kind
 
 
-@cache
-def manifest(kind: Kind, file: str = "manifest.toml") -> Mapping[str, Asset]:
-    """The assets of one kind that a TOML file in its folder registers, by name, in the file's order."""
-    path = folder(kind) / file
-    known = ("urls", "file", "sha256", "bytes", "licence", "source")
-    assets = {}
-    for name, entry in tomllib.loads(path.read_text("utf-8")).items():
-        fields = {key: entry[key] for key in known if key in entry}
-        fields["urls"] = tuple(fields.get("urls", ()))
-        about = {key: value for key, value in entry.items() if key not in known}
-        assets[name] = Asset(name=name, kind=kind, about=about, **fields)
-    return assets
+@overload
+def manifest(kind: Literal["models"]) -> Mapping[str, ModelEntry]: ...
+@overload
+def manifest(kind: Kind) -> Mapping[str, Asset]: ...
+def manifest(kind: Kind) -> Mapping[str, Asset]:
+    """The registered assets of one kind by name, in the manifest's order. Raises AssetError."""
+    return _read_manifest(kind, "manifest.toml", ModelEntry if kind == "models" else Asset)
 
 
+def certificates() -> Mapping[str, CertificateEntry]:
+    """The published batches that `certify` measures, by name. Raises AssetError."""
+    return _read_manifest("reference_stats", "certificates.toml", CertificateEntry)
+
+
+def _read_manifest(kind: Kind, file: str, record: type[Entry]) -> Mapping[str, Entry]:
+    """The entries of a TOML file as records. Raises AssetError if one has an unknown key or lacks one."""
+    path, entries = folder(kind) / file, {}
+    known = [key for key in fields(record) if key.name not in ("name", "kind")]
+    required = {key.name for key in known if key.default is key.default_factory is MISSING}
+    for name, values in tomllib.loads(path.read_text("utf-8")).items():
+        for key in sorted(values.keys() - {key.name for key in known}):
+            keys = ", ".join(key.name for key in known)
+            raise AssetError(f"{path}: entry [{name}] has the unknown key {key!r}; known keys are {keys}.")
+        for key in sorted(required - values.keys()):
+            raise AssetError(f"{path}: entry [{name}] lacks the key {key!r}.")
+        entries[name] = record(name=name, kind=kind, **values | {"urls": tuple(values.get("urls", ()))})
+    return entries
+
+
+@overload
+def lookup(kind: Literal["models"], name: str) -> ModelEntry: ...
+@overload
+def lookup(kind: Kind, name: str) -> Asset: ...
 def lookup(kind: Kind, name: str) -> Asset:
-    """The asset registered under `name`. Raises UsageError with the names there are."""
-    try:
-        return manifest(kind)[name]
-    except KeyError:
-        known = ", ".join(manifest(kind))
-        raise UsageError(f"{name!r} is neither a file nor a registered name (registered: {known}).") from None
+    """The asset registered under `name`. Raises UsageError, with the registered names, if there is none."""
+    entries = manifest(kind)
+    if name not in entries:
+        known = ", ".join(entries)
+        raise UsageError(f"{name!r} is neither a file nor a registered name (registered: {known}).")
+    return entries[name]
 
 
 def sha256(path: Path) -> str:
@@ -100,32 +155,32 @@ def sha256(path: Path) -> str:
 
 
 def cached_path(asset: Asset) -> Path:
-    """Where the asset lies, or will lie once it has been fetched."""
+    """The path of the asset's file, which is there only once it has been fetched."""
     if asset.bundled:
         return folder(asset.kind) / asset.file
     return cache_dir() / asset.kind / asset.name / asset.urls[0].rsplit("/", 1)[-1]
 
 
 def is_present(asset: Asset) -> bool:
-    """True if the asset can be had without the network."""
+    """True if the asset is bundled or in the cache."""
     return cached_path(asset).is_file()
 
 
 @contextmanager
-def downloads_shown(bar: Bar) -> Iterator[None]:
-    """Open a bar for every download inside, however deep: what needs a file need not know of bars."""
-    token = _bar.set(bar)
+def downloads_shown(bar: DownloadBar) -> Iterator[None]:
+    """Show a progress bar for every download in the block, however deep in the calls it is."""
+    token = _download_bar.set(bar)
     try:
         yield
     finally:
-        _bar.reset(token)
+        _download_bar.reset(token)
 
 
 def fetch(asset: Asset, *, offline: bool = False) -> Path:
-    """The asset's verified file: bundled, cached, or downloaded now.
+    """The path of the asset's verified file: bundled, cached, or downloaded now.
 
-    Several processes may ask at once; one downloads. An interrupted download goes on where it stopped.
-    Raises AssetError if the file cannot be had or is not the registered one.
+    Processes that fetch the same asset at once share one download. An interrupted download is resumed.
+    Raises AssetError if the file cannot be downloaded or does not match its checksum.
     """
     path = cached_path(asset)
     if asset.bundled:
@@ -135,17 +190,17 @@ def fetch(asset: Asset, *, offline: bool = False) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AssetError(
-            f"the cache folder {path.parent} cannot be made ({error.strerror}). "
-            "Set DIT_EVAL_CACHE to a folder that can be written."
+            f"the cache folder {path.parent} cannot be created ({error.strerror}). "
+            "Set DIT_EVAL_CACHE to a writable folder."
         ) from None
     with FileLock(path.with_name(path.name + ".lock")):
         if not path.is_file():
             if offline:
                 raise AssetError(
                     f"{asset.name} is not in the cache and --offline forbids the download. "
-                    f"Fetch {asset.urls[0]} on another machine and put it at {path}."
+                    f"Download {asset.urls[0]} on another machine and put it at {path}."
                 )
-            bar = _bar.get()
+            bar = _download_bar.get()
             with bar(asset.name) if bar else nullcontext() as progress:
                 _download(asset, path, progress)
         _verify(asset, path)
@@ -153,7 +208,8 @@ def fetch(asset: Asset, *, offline: bool = False) -> Path:
 
 
 def _verify(asset: Asset, path: Path) -> None:
-    expected = asset.sha256 or _pinned(path)
+    pin = _pin_file(path)
+    expected = asset.sha256 or (pin.read_text("ascii").strip() if pin.is_file() else None)
     if expected is not None and sha256(path) != expected:
         raise AssetError(
             f"{path} is not the registered {asset.name} (SHA-256 should be {expected}). "
@@ -162,19 +218,15 @@ def _verify(asset: Asset, path: Path) -> None:
 
 
 def _pin_file(path: Path) -> Path:
+    """The file with the SHA-256 of the first download, for assets without a published one."""
     return path.with_name(path.name + ".sha256")
 
 
-def _pinned(path: Path) -> str | None:
-    pin = _pin_file(path)
-    return pin.read_text("ascii").strip() if pin.is_file() else None
-
-
-def _download(asset: Asset, path: Path, progress: Progress | None) -> None:
-    """.part → check → rename."""
+def _download(asset: Asset, path: Path, progress: DownloadProgress | None) -> None:
+    """Download to a .part file, verify it and rename it."""
     part = path.with_name(path.name + ".part")
     if not (part.is_file() and part.stat().st_size == asset.bytes):
-        _fill(asset, path, part, progress)
+        _download_part(asset, path, part, progress)
     found = sha256(part)
     if asset.sha256 is not None and found != asset.sha256:
         size = part.stat().st_size
@@ -185,12 +237,12 @@ def _download(asset: Asset, path: Path, progress: Progress | None) -> None:
             f"{asset.urls[0]} has changed or a proxy rewrites it."
         )
     if asset.sha256 is None:
-        _pin_file(path).write_text(found + "\n", "ascii")
-    part.replace(path)
+        write_text(_pin_file(path), found + "\n", AssetError)
+    publish(part, path)
 
 
-def _fill(asset: Asset, path: Path, part: Path, progress: Progress | None) -> None:
-    """Bring `part` to its full length from the first address that delivers."""
+def _download_part(asset: Asset, path: Path, part: Path, progress: DownloadProgress | None) -> None:
+    """Complete `part` from the first address that works."""
     free = shutil.disk_usage(path.parent).free
     if asset.bytes is not None and free < asset.bytes:
         raise AssetError(
@@ -200,34 +252,34 @@ def _fill(asset: Asset, path: Path, part: Path, progress: Progress | None) -> No
     failures = []
     for url in asset.urls:
         try:
-            _receive(url, part, progress)
+            _append_rest(url, part, progress)
             return
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             failures.append(f"{url} ({reason})")
     raise AssetError(
         f"{asset.name} could not be downloaded: {'; '.join(failures)}. "
-        f"Run again to go on where it stopped, or fetch it elsewhere and put it at {path}."
+        f"Run again to resume, or download it on another machine and put it at {path}."
     )
 
 
-def _receive(url: str, part: Path, progress: Progress | None) -> None:
-    """Append to `part` what is missing of `url`. Raises OSError or HTTPException when it stops early."""
-    have = part.stat().st_size if part.is_file() else 0
+def _append_rest(url: str, part: Path, progress: DownloadProgress | None) -> None:
+    """Append to `part` what it lacks of `url`. Raises OSError or HTTPException if the transfer fails."""
+    size = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "dit-eval"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
+    if size:
+        request.add_header("Range", f"bytes={size}-")
     try:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and have:  # the part is as long as the file or longer: begin again
+        if error.code == 416 and size:  # the part is not shorter than the file: start over
             part.unlink()
-            return _receive(url, part, progress)
+            return _append_rest(url, part, progress)
         raise
     with response:
-        resumed = response.status == 206 and f"bytes {have}-" in response.headers.get("Content-Range", "")
-        done = have if resumed else 0
+        resumed = response.status == 206 and f"bytes {size}-" in response.headers.get("Content-Range", "")
+        done = size if resumed else 0
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None
         with part.open("ab" if resumed else "wb") as stream:

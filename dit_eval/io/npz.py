@@ -1,8 +1,8 @@
-"""The .npz container: arrays found, checked and streamed without loading them, and written the same way.
+"""The .npz container: arrays are found, checked, streamed and written without holding them in memory.
 
 Reading never unpickles and never trusts a header: an archive that claims more than it holds is refused
-before anything is allocated. Writing is streaming and deterministic: stored members, zip64, no time stamps,
-npy header 1.0 in C order, so the same arrays always give the same file.
+before anything is allocated. Writing is deterministic: uncompressed members, zip64, no time stamps, npy
+header 1.0 in C order, so the same arrays always give the same file.
 """
 
 from __future__ import annotations
@@ -22,96 +22,88 @@ from typing import IO, Any
 import numpy as np
 
 from dit_eval.errors import BatchError
+from dit_eval.io.files import atomic_file
 
 _CHUNK = 1 << 22
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature … length of name, length of extra field
-_EPOCH = (1980, 1, 1, 0, 0, 0)
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the time stamp of every member
 
-# What the standard library and numpy raise on damaged archives and headers (zipfile's refusals of a method or
-# version are RuntimeErrors).
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
+# What the standard library and numpy raise for damaged archives and headers; zipfile raises RuntimeError for
+# an unknown compression method or version.
+_READ_ERRORS = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, OverflowError, RuntimeError, SyntaxError,
+    TypeError, ValueError,
+)  # fmt: skip
 
 
 @contextmanager
-def damage_is_an_error(path: Path) -> Iterator[None]:
-    """Turn whatever a parser trips over in `path` into one BatchError."""
+def errors_as_batch_error(path: Path) -> Iterator[None]:
+    """Raise whatever goes wrong while `path` is opened, parsed or read as BatchError."""
     try:
         yield
     except FileNotFoundError:
         raise BatchError(f"{path}: no such file or folder.") from None
     except PermissionError:
         raise BatchError(f"{path}: no permission to read it.") from None
-    except _DAMAGE as error:
+    except _READ_ERRORS as error:
         raise BatchError(
-            f"{path}: damaged or not the kind of file its name says ({error or type(error).__name__}). "
-            "Make or fetch it again."
+            f"{path} is damaged ({str(error) or type(error).__name__}); make or fetch it again."
         ) from None
 
 
 @dataclass(frozen=True)
 class Member:
-    """One array of an npz: where its bytes lie, not the bytes."""
+    """One array of an npz, not yet read: its shape and type, and where it is in the file."""
 
     path: Path
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    header: int  # bytes of the npy header
+    header: int  # length of the npy header in bytes
     info: zipfile.ZipInfo
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one item along the first axis."""
+        """Size in bytes of one row, an item along the first axis."""
         return self.dtype.itemsize * math.prod(self.shape[1:])
 
     def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """Rows start…stop in arrays of at most `rows`. Raises BatchError where the data is damaged."""
+        """Rows start to stop - 1 in arrays of at most `rows`. Raises BatchError if the data is damaged."""
         stop = len(self) if stop is None else stop
-        with damage_is_an_error(self.path), self._bytes() as (stream, origin):
+        with errors_as_batch_error(self.path), self._bytes() as (stream, origin):
             stream.seek(origin + self.header + start * self.row_bytes)
             for first in range(start, stop, rows):
                 block = np.empty((min(rows, stop - first), *self.shape[1:]), self.dtype)
-                _fill(stream, block)
+                _read_into(block, stream)
                 yield block
 
     def read(self) -> np.ndarray:
-        """The whole array, with its checksum compared."""
-        with damage_is_an_error(self.path), zipfile.ZipFile(self.path) as archive:
+        """The whole array. Raises BatchError if it is damaged or does not match its checksum."""
+        with errors_as_batch_error(self.path), zipfile.ZipFile(self.path) as archive:
             with archive.open(self.info) as stream:
                 stream.read(self.header)
                 array = np.empty(self.shape, self.dtype)
-                _fill(stream, array)
-                stream.read(1)  # the end of the member is where zipfile compares the CRC
+                _read_into(array, stream)
+                stream.read(1)  # zipfile compares the CRC at the end of the member
             return array
 
     def digest(self) -> str:
-        """SHA-256 of dtype, shape and data: the same for a stored and a compressed file.
+        """SHA-256 in hex of dtype, shape and data: the same for a stored and a compressed file.
 
-        Compares the archive's own CRC on the way. Raises BatchError if it does not hold.
+        Raises BatchError if the data is damaged or does not match the CRC of the archive.
         """
         sha = hashlib.sha256(f"{self.dtype.str}{self.shape}".encode())
-        left = self.dtype.itemsize * math.prod(self.shape)
-        with damage_is_an_error(self.path), self._bytes() as (stream, origin):
+        remaining = self.dtype.itemsize * math.prod(self.shape)
+        with errors_as_batch_error(self.path), self._bytes() as (stream, origin):
             stream.seek(origin)
             crc = zlib.crc32(stream.read(self.header))
-            while chunk := stream.read(min(_CHUNK, left)):
-                left -= len(chunk)
+            while chunk := stream.read(min(_CHUNK, remaining)):
+                remaining -= len(chunk)
                 sha.update(chunk)
                 crc = zlib.crc32(chunk, crc)
             if crc != self.info.CRC:
                 raise BatchError(
-                    f"{self.path}: the checksum of {self.name!r} does not hold; make or fetch it again."
+                    f"{self.path}: {self.name!r} does not match its checksum; make or fetch it again."
                 )
         return sha.hexdigest()
 
@@ -120,7 +112,7 @@ class Member:
 
     @contextmanager
     def _bytes(self) -> Iterator[tuple[IO[bytes], int]]:
-        """A stream, and where in it the npy header begins: in place if stored, inflated if compressed."""
+        """A stream and the offset of the npy header in it: the file if stored, else the decompressed data."""
         if self.info.compress_type != zipfile.ZIP_STORED:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.info) as stream:
                 yield stream, 0
@@ -136,20 +128,19 @@ class Member:
             yield file, start
 
 
-def _fill(stream: Any, array: np.ndarray) -> None:
-    raw = array.reshape(-1).view(np.uint8)
-    done = 0
-    while done < len(raw):
-        got = stream.readinto(raw[done:].data)
-        if not got:
+def _read_into(array: np.ndarray, stream: Any) -> None:
+    remaining = array.reshape(-1).view(np.uint8)
+    while len(remaining):
+        count = stream.readinto(remaining.data)
+        if not count:
             raise EOFError("the data ends early")
-        done += got
+        remaining = remaining[count:]
 
 
 def members(path: Path) -> dict[str, Member]:
-    """The arrays of an npz by name. Raises BatchError for damage, pickles and false claims."""
+    """The arrays of an npz by name. Raises BatchError if it is damaged, pickled or in Fortran order."""
     found = {}
-    with damage_is_an_error(path), zipfile.ZipFile(path) as archive:
+    with errors_as_batch_error(path), zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.filename.endswith(".npy"):
                 name = info.filename.removesuffix(".npy")
@@ -159,7 +150,7 @@ def members(path: Path) -> dict[str, Member]:
                 if claimed != info.file_size:
                     raise BatchError(
                         f"{path}: {name!r} claims {claimed:,} bytes and holds {info.file_size:,}; "
-                        "the file is damaged, make or fetch it again."
+                        "the file is damaged. Make or fetch it again."
                     )
                 found[name] = Member(path, name, shape, dtype, header, info)
     return found
@@ -185,7 +176,7 @@ def _npy_header(path: Path, name: str, stream: IO[bytes]) -> tuple[tuple[int, ..
 
 @dataclass(frozen=True)
 class Rows:
-    """An array that is written as it arrives: blocks along the first axis that add up to `shape`."""
+    """An array to be written block by block: the blocks, concatenated along the first axis, have `shape`."""
 
     shape: tuple[int, ...]
     dtype: Any
@@ -193,23 +184,13 @@ class Rows:
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray | Rows]) -> None:
-    """Write an npz in constant memory; it appears under its name only when it is whole.
+    """Write an npz whole or not at all, in constant memory.
 
     arrays: name → array, or Rows to be streamed. Raises BatchError if the file cannot be written.
     """
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        with partial.open("wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-                for name, array in arrays.items():
-                    _write_member(archive, name, array)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise BatchError(f"{path} cannot be written: {error.strerror or error}.") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(path, BatchError) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            _write_member(archive, name, array)
 
 
 def _write_member(archive: zipfile.ZipFile, name: str, array: np.ndarray | Rows) -> None:

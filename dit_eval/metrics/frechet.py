@@ -1,4 +1,4 @@
-"""The Fréchet distance of two Gaussians: FID on pool features, sFID on spatial ones."""
+"""The Fréchet distance of two Gaussians: FID on pool features, sFID on spatial features."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from scipy.linalg import LinAlgError, cholesky, eigh, eigvalsh, solve_triangular
 from scipy.linalg.lapack import dpstrf  # pyright: ignore[reportAttributeAccessIssue]
 
 from dit_eval.errors import StatisticsError
+from dit_eval.metrics.blocks import SupportsSlicing, row_blocks
 from dit_eval.metrics.gaussian import Gaussian
-from dit_eval.metrics.sliceable import Sliceable
 
 _JITTER = 1e-6
-_ROWS = 2000  # features of one block of influences, in float64
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
@@ -19,8 +18,8 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
     a, b: mean (D,), covariance (D, D) with N - 1 in the denominator, float64.
     Returns feature units squared, 0 for equal inputs; lower is better.
-    Raises StatisticsError if the dimensions differ or no root can be found.
-    ModelSpec: Heusel et al. 2017; jitter rule as in ADM's evaluator.
+    Raises StatisticsError if the dimensions differ or the covariances have no finite root.
+    Source: Heusel et al. 2017; jitter rule as in ADM's evaluator.
     """
     if len(a.mean) != len(b.mean):
         raise StatisticsError(
@@ -32,36 +31,36 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     return float(shift @ shift + trace - 2 * _trace_of_root(a.covariance, b.covariance))
 
 
-def frechet_influence(features: Sliceable, ours: Gaussian, theirs: Gaussian) -> np.ndarray:
-    """What each image does to the distance: its influence function, float64 (N,), of mean 0.
+def frechet_influence(features: SupportsSlicing, samples: Gaussian, reference: Gaussian) -> np.ndarray:
+    """The derivative of the distance with respect to the weight of image i (influence function), centred.
 
-    features: (N, D), an array or what is sliced like one, of which `ours` is the Gaussian; `theirs` is taken
-    as given. The variance of the distance is Σφ²/N². With δ the difference of the means, c = x - μ and T the
-    optimal transport map from ours to theirs, φ = 2 c·δ + cᵀ(I - T)c - its mean; for Σ = LLᵀ,
-    T = L⁻ᵀ (LᵀSL)^½ L⁻¹: one decomposition, whatever N. Directions in which the images do not vary are left
-    out.
-    ModelSpec: the derivative of the Bures metric; infinitesimal jackknife as in Jaeckel 1972.
+    features: (N, D), with `samples` as their Gaussian; `reference` is taken as fixed. Returns float64 (N,),
+    feature units squared; the variance of the distance is Σφ²/N². With δ the difference of the means,
+    c = x - μ and T the optimal transport map from samples to reference, φ = 2 c·δ + cᵀ(I - T)c - its mean;
+    for Σ = LLᵀ and S the reference's covariance, T = L⁻ᵀ (LᵀSL)^½ L⁻¹: one decomposition for any N.
+    Directions in which the samples do not vary are left out.
+    Source: derivative of the Bures metric; infinitesimal jackknife as in Jaeckel 1972.
     """
-    factor = _factor(ours.covariance)
+    factor = _factor(samples.covariance)
     if factor.shape[0] == factor.shape[1]:
         inverse = solve_triangular(factor, np.eye(len(factor)), lower=True)
     else:
         basis, triangle = np.linalg.qr(factor)
         inverse = solve_triangular(triangle, basis.T)
-    values, vectors = eigh(factor.T @ theirs.covariance @ factor, driver="evd")
+    values, vectors = eigh(factor.T @ reference.covariance @ factor, driver="evd")
     root = vectors * np.clip(values, 0, None) ** 0.25
     half = inverse.T @ root
     curvature = np.eye(len(factor)) - half @ half.T
-    shift = 2 * (ours.mean - theirs.mean)
+    gradient = 2 * (samples.mean - reference.mean)
     influence = np.empty(len(features))
-    for start in range(0, len(features), _ROWS):
-        centred = features[start : start + _ROWS] - ours.mean
-        influence[start : start + _ROWS] = centred @ shift + ((centred @ curvature) * centred).sum(axis=1)
+    for rows in row_blocks(len(features)):
+        centred = features[rows] - samples.mean
+        influence[rows] = centred @ gradient + ((centred @ curvature) * centred).sum(axis=1)
     return influence - influence.mean()
 
 
 def _trace_of_root(a: np.ndarray, b: np.ndarray) -> float:
-    """tr (AB)^½, once more with 1e-6·I on both where the first try is not finite."""
+    """tr (AB)^½; where that is not finite, of A + 1e-6·I and B + 1e-6·I."""
     root = _sum_of_roots(a, b)
     if not np.isfinite(root):
         jitter = _JITTER * np.eye(len(a))
@@ -74,7 +73,7 @@ def _trace_of_root(a: np.ndarray, b: np.ndarray) -> float:
 def _sum_of_roots(a: np.ndarray, b: np.ndarray) -> float:
     """Σ √λ over the eigenvalues of AB, which are those of the symmetric LᵀBL for any A = LLᵀ.
 
-    The side of lower rank is factored: every null direction left in the product adds its rounding noise.
+    The matrix of lower rank is factored: every null direction left in the product adds rounding noise.
     """
     try:
         factor, other = min((_factor(a), b), (_factor(b), a), key=lambda pair: pair[0].shape[1])
@@ -85,16 +84,15 @@ def _sum_of_roots(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _factor(a: np.ndarray) -> np.ndarray:
-    """L (D, r) with A = LLᵀ: Cholesky's where A has full rank, else its pivoted form without the null space.
+    """L (D, r) with A = LLᵀ: Cholesky's if A has full rank, else its pivoted form without the null space.
 
-    Leaving the null space out also leaves out its rounding noise, whose square roots add up to 1e-6
-    of an FID.
+    The null space is rounding noise, whose square roots add up to 1e-6 of an FID.
     """
     noise = len(a) * np.finfo(np.float64).eps
     try:
         factor = cholesky(a, lower=True)
         pivots = np.diag(factor) ** 2
-        if pivots.min() > pivots.max() * noise:  # else it got through a singular matrix by luck
+        if pivots.min() > pivots.max() * noise:  # Cholesky can succeed on a singular matrix by rounding
             return factor
     except LinAlgError:
         pass

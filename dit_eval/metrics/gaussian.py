@@ -1,4 +1,4 @@
-"""Means and covariances: streamed, merged, and checked where they come from a file."""
+"""Means and covariances of features: accumulated batch by batch, merged, and validated."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from scipy.linalg.blas import dsyrk  # pyright: ignore[reportAttributeAccessIssu
 
 from dit_eval.errors import StatisticsError
 
-_BLOCK = 1024  # rows of one rank-k update; fixed, so that sums do not depend on the batch size
+_UPDATE_ROWS = 1024  # rows of one rank-k update; fixed, so that sums do not depend on the batch size
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Mean (D,) and covariance (D, D) with N - 1 in the denominator, float64."""
+    """Mean (D,) and covariance (D, D) with N - 1 in the denominator, float64.
+
+    Raises StatisticsError if the shapes do not match or a value is not finite.
+    """
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -23,17 +26,17 @@ class Gaussian:
         mean, covariance = self.mean, self.covariance
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
             raise StatisticsError(
-                f"a mean of shape {mean.shape} and a covariance of shape {covariance.shape} do not belong "
-                "together; expected (D,) and (D, D)."
+                f"a mean of shape {mean.shape} and a covariance of shape {covariance.shape} do not match; "
+                "expected (D,) and (D, D)."
             )
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-            raise StatisticsError("the statistics hold NaN or infinity; make them again from the images.")
+            raise StatisticsError("the statistics contain NaN or infinity; make them again from the images.")
 
 
 class Moments:
-    """n, Σx and Σxxᵀ of a stream of features, in float64; those of two halves add up.
+    """n, Σx and Σxxᵀ of a stream of features, in float64; those of two parts can be merged.
 
-    Rows are gathered into blocks of fixed length before they are added, so the result depends on the
+    Rows are collected into blocks of fixed length before they are added, so the result depends on the
     features and their order only. Relative error of the covariance about 1e-13 for Inception features.
     """
 
@@ -41,22 +44,22 @@ class Moments:
         self.n = 0
         self._sum = np.zeros(dimension)
         self._outer = np.zeros((dimension, dimension), order="F")  # upper triangle only
-        self._block = np.empty((_BLOCK, dimension))
-        self._waiting = 0  # rows of the block that are filled
+        self._block = np.empty((_UPDATE_ROWS, dimension))
+        self._filled = 0  # rows of the block
 
     def update(self, features: np.ndarray) -> None:
         """Add features (N, D)."""
         while len(features):
-            some = features[: _BLOCK - self._waiting]
-            self._block[self._waiting : self._waiting + len(some)] = some
-            self._waiting += len(some)
-            self.n += len(some)
-            features = features[len(some) :]
-            if self._waiting == _BLOCK:
+            rows = features[: _UPDATE_ROWS - self._filled]
+            self._block[self._filled : self._filled + len(rows)] = rows
+            self._filled += len(rows)
+            self.n += len(rows)
+            features = features[len(rows) :]
+            if self._filled == _UPDATE_ROWS:
                 self._flush()
 
     def merge(self, other: Moments) -> None:
-        """Add what another stream has seen."""
+        """Add the features of `other`."""
         total, outer = other.sums()
         self._flush()
         self.n += other.n
@@ -70,7 +73,7 @@ class Moments:
 
     @classmethod
     def from_sums(cls, n: int, total: np.ndarray, outer: np.ndarray) -> Moments:
-        """Moments from what `sums` gave."""
+        """The inverse of `sums`."""
         moments = cls(len(total))
         moments.n = n
         moments._sum += total
@@ -88,7 +91,7 @@ class Moments:
         return Gaussian(mean, covariance)
 
     def _flush(self) -> None:
-        block, self._waiting = self._block[: self._waiting], 0
+        block, self._filled = self._block[: self._filled], 0
         if len(block):
             self._sum += block.sum(axis=0)
             self._outer = dsyrk(1.0, block.T, beta=1.0, c=self._outer, overwrite_c=True)

@@ -1,4 +1,4 @@
-"""The inception score, by ADM's chunks of the file and over all images at once."""
+"""The inception score, by chunks in file order as ADM computes it, and over all images at once."""
 
 from __future__ import annotations
 
@@ -7,101 +7,87 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import xlogy
 
-from dit_eval.metrics.sliceable import Sliceable
+from dit_eval.metrics.blocks import SupportsSlicing
 
 
 @dataclass
 class ScoreSums:
-    """What the score of a set of images needs; the sums of two sets add up.
+    """Sums over a set of images that determine its inception score; those of two sets can be added.
 
-    n: images; plogp: Σ over images and classes of p·log p; p: Σ over images of p (K,);
-    zeros: probabilities that underflowed to 0, for which p·log p is taken as 0 (ADM's score is NaN there).
+    n: number of images; plogp: Σ over images and classes of p·log p, 0 where p has underflowed to 0 (ADM's
+    score is NaN there); p: Σ over images of p (K,).
     """
 
     n: int
     plogp: float
     p: np.ndarray
-    zeros: int
 
     @classmethod
     def of(cls, probabilities: np.ndarray) -> ScoreSums:
         """The sums of probabilities (N, K)."""
         p = probabilities.astype(np.float64)
-        zero = p == 0
-        plogp = float((p * np.log(np.where(zero, 1.0, p))).sum())
-        return cls(len(p), plogp, p.sum(axis=0), int(zero.sum()))
+        plogp = float((p * np.log(np.where(p == 0, 1.0, p))).sum())
+        return cls(len(p), plogp, p.sum(axis=0))
 
     def __add__(self, other: ScoreSums) -> ScoreSums:
-        return ScoreSums(
-            self.n + other.n, self.plogp + other.plogp, self.p + other.p, self.zeros + other.zeros
-        )
+        return ScoreSums(self.n + other.n, self.plogp + other.plogp, self.p + other.p)
 
     def score(self) -> float:
-        """exp of the mean KL divergence of p(y|x) from p(y)."""
+        """exp of the mean KL divergence of p(y|x) from p(y), 1 to K; higher is better."""
         marginal = self.p / self.n
         marginal = marginal[marginal > 0]
         return float(np.exp(self.plogp / self.n - (marginal * np.log(marginal)).sum()))
 
 
-def score_influence(probabilities: Sliceable, chunk: int) -> np.ndarray:
-    """What each image does to the score in file order: its influence function, float64 (N,), of mean 0.
-
-    probabilities: (N, K) in file order, an array or what is sliced like one. The variance of the score is
-    Σφ²/N².
-    """
-    n = len(probabilities)
-    chunks = -(-n // chunk)
-    influence = np.empty(n)
-    for start in range(0, n, chunk):
-        score, divergence = _score_and_divergence(probabilities[start : start + chunk].astype(np.float64))
-        influence[start : start + chunk] = score * divergence * n / (chunks * len(divergence))
-    return influence
-
-
-def _score_and_divergence(p: np.ndarray) -> tuple[float, np.ndarray]:
-    """The score of a chunk, and how far each p(y|x) diverges from p(y), less the mean of that."""
-    divergence = (xlogy(p, p) - xlogy(p, p.mean(axis=0))).sum(axis=1)
-    return float(np.exp(divergence.mean())), divergence - divergence.mean()
-
-
 class InceptionScore:
-    """The score of images that come in file order.
+    """The inception score of images that are added in file order.
 
-    chunk: images per chunk. ModelSpec: Salimans et al. 2016; chunks as in ADM's evaluator: in file order, not
-    shuffled, a short last chunk weighs as much as the others.
+    chunk: images per chunk.
+    Source: Salimans et al. 2016; chunks as in ADM's evaluator: in file order, without shuffling, and a short
+    last chunk has the same weight as the others.
     """
 
     def __init__(self, chunk: int):
         self.chunk = chunk
-        self.sums: dict[int, ScoreSums] = {}
+        self.sums: dict[int, ScoreSums] = {}  # by the chunk's index in the file
 
     def update(self, probabilities: np.ndarray, start: int) -> None:
         """Add probabilities (N, K) of images start…start+N of the file."""
         while len(probabilities):
             index, offset = divmod(start, self.chunk)
-            some = probabilities[: self.chunk - offset]
-            self.add(index, ScoreSums.of(some))
-            probabilities = probabilities[len(some) :]
-            start += len(some)
+            rows = probabilities[: self.chunk - offset]
+            self.add(index, ScoreSums.of(rows))
+            probabilities = probabilities[len(rows) :]
+            start += len(rows)
 
     def add(self, index: int, sums: ScoreSums) -> None:
-        """Add the sums of some more images of chunk `index`."""
+        """Add the sums of further images of chunk `index`."""
         self.sums[index] = self.sums[index] + sums if index in self.sums else sums
 
     def in_file_order(self) -> float:
-        """ADM's number: the mean over the chunks of the file."""
+        """The mean of the chunks' scores, as ADM's evaluator reports it."""
         return float(np.mean([sums.score() for sums in self.sums.values()]))
 
     def order_free(self) -> float:
-        """The score of all images as one chunk, which no order can change."""
-        return self._total().score()
+        """The score of all images as one chunk, which does not depend on their order."""
+        total, *others = (self.sums[index] for index in sorted(self.sums))
+        for sums in others:
+            total = total + sums
+        return total.score()
 
-    def zeros(self) -> int:
-        """How many probabilities were exactly 0."""
-        return self._total().zeros
 
-    def _total(self) -> ScoreSums:
-        first, *rest = (self.sums[index] for index in sorted(self.sums))
-        for sums in rest:
-            first = first + sums
-        return first
+def score_influence(probabilities: SupportsSlicing, chunk: int) -> np.ndarray:
+    """The derivative of the score in file order with respect to the weight of image i, centred.
+
+    probabilities: (N, K) in file order; chunk: images per chunk. Returns the influence function φ, float64
+    (N,); the variance of the score is Σφ²/N².
+    """
+    n = len(probabilities)
+    chunks = -(-n // chunk)
+    influence = np.empty(n)
+    for start in range(0, n, chunk):
+        p = probabilities[start : start + chunk].astype(np.float64)
+        divergence = (xlogy(p, p) - xlogy(p, p.mean(axis=0))).sum(axis=1)
+        score, centred = np.exp(divergence.mean()), divergence - divergence.mean()
+        influence[start : start + chunk] = score * centred * n / (chunks * len(p))
+    return influence

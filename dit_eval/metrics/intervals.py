@@ -1,10 +1,11 @@
-"""Standard errors and intervals of numbers whose influence functions are known.
+"""Standard errors and confidence intervals from influence functions.
 
-A metric gives φ, one value of mean 0 for each image: what a little more weight on that image does to it.
-The variance of the number is then Σφ²/n², and that of the difference of two numbers over the same images
-is the same with the differences of their φ. An interval is one of the number at this n: the reference stays
-as it is, and so does a bias that falls with n. Where single images have no such φ, as with recall, other
-entries stand for it whose squares add up to the same.
+The influence φᵢ of a metric is its derivative with respect to the weight of image i, centred. The variance of
+the metric is Σφ²/n², and that of the difference of two metrics over the same images is the same with the
+differences of their φ. An interval is that of the metric at this n, with the reference taken as fixed: it
+does not cover a bias that decreases with n. Where single images have no such φ, as with recall, other values
+take its place whose squares have the same sum.
+Source: infinitesimal jackknife, Jaeckel 1972.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """Standard error, and the ends of the 95 % interval."""
+    """Standard error and the ends of the 95 % interval, in units of the metric."""
 
     se: float
     low: float
@@ -27,18 +28,17 @@ class Interval:
 
 
 def normal_quantile(comparisons: int = 1) -> float:
-    """How many standard errors reach to each side so that all of `comparisons` intervals hold in 95 %."""
+    """Half-width, in standard errors, at which all of `comparisons` intervals hold in 95 % (Bonferroni)."""
     return NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / (2 * comparisons))
 
 
 def standard_error(influence: np.ndarray) -> float:
-    """√(Σ(φ - mean)² / (n (n - 1))) of influences (N,)."""
-    n = len(influence)
-    return float(np.sqrt(np.var(influence) / (n - 1)))
+    """√(Σ(φ - mean)² / (n (n - 1))) of influences (n,)."""
+    return float(np.sqrt(np.var(influence) / (len(influence) - 1)))
 
 
 def interval(value: float, influence: np.ndarray) -> Interval:
-    """The 95 % interval of a number from its images' influences (N,)."""
+    """The 95 % interval of a metric with influences (n,)."""
     se = standard_error(influence)
-    reach = normal_quantile() * se
-    return Interval(se, value - reach, value + reach)
+    half_width = normal_quantile() * se
+    return Interval(se, value - half_width, value + half_width)

@@ -1,1 +1,1 @@
-"""Plots and the HTML page."""
+"""Figures, the HTML report and text for terminals."""

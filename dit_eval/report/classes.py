@@ -1,7 +1,8 @@
-"""Precision and recall by class: every class where they are few, lowest and spread where they are many.
+"""Precision and recall by class: every class if they are few, the lowest and the spread if they are many.
 
-A class counts by what of it lies inside the other side's manifold of all classes: its part in the precision
-or recall of the whole. That is not precision or recall within the class, which takes many images of it.
+The share of a class is the fraction of its images inside the other set's manifold of all classes, its part of
+the overall precision or recall. It is not precision or recall within the class, which would take many images
+of it.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from scipy.special import bdtr
 from scipy.stats import binomtest
 
 from dit_eval.report.figures import SIZE, STYLE, style_cycle
-from dit_eval.results.result import METRICS, Result
+from dit_eval.results.metric_names import METRICS
+from dit_eval.results.result import Result
 
-FEW = 20  # classes that fit into a figure by name
-LOWEST = 10
-NAMED = 36  # letters of a result's name that fit under a figure
+MAX_NAMED_CLASSES = 20  # classes whose names fit below a figure
+LOWEST = 10  # classes listed if there are more
+LABEL_CHARACTERS = 36  # of a result's name that fit below a figure
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shares:
-    """A metric of one result by class, side by side: labels, images n and the share of them inside."""
+class ClassShares:
+    """A metric of one result by class: arrays of labels, images per class, and images inside."""
 
     name: str
     labels: np.ndarray
@@ -35,96 +37,102 @@ class Shares:
 
     @property
     def shares(self) -> np.ndarray:
-        """Of each class."""
+        """Fraction inside, by class."""
         return self.inside / self.n
 
     @property
     def overall(self) -> float:
-        """Of all classes together: the metric."""
+        """Fraction inside over all classes: the metric."""
         return self.inside.sum() / self.n.sum()
 
+    @property
+    def legend(self) -> str:
+        """The metric and the name of the result, cut at the front if it is long."""
+        name = self.name
+        if len(name) > LABEL_CHARACTERS:
+            name = f"…{name[1 - LABEL_CHARACTERS :]}"
+        return f"{self.overall:.3f}  {name}"
+
     def lowest(self) -> str:
-        """The classes of the smallest shares, each as `label (share of n)`."""
+        """The classes with the smallest shares, as `label (share of n)`."""
         first = np.lexsort((self.labels, self.shares))[:LOWEST]
         return ", ".join(f"{self.labels[i]} ({self.shares[i]:.2f} of {self.n[i]})" for i in first)
 
     def expected_if_homogeneous(self) -> np.ndarray:
-        """The shares in rising order that chance gives if no class differs from another: (classes,).
+        """The sorted shares expected by chance if all classes had the same probability: (classes,).
 
-        The other side taken as given, images fall inside independently: each class is binomial.
+        Given the other set, images fall inside independently, so that the count of a class is binomial.
         """
         sizes, classes = np.unique(self.n, return_counts=True)
         values = np.concatenate([np.arange(n + 1) / n for n in sizes])
         masses = [
-            k * np.diff(bdtr(np.arange(n + 1), n, self.overall), prepend=0)
-            for n, k in zip(sizes, classes, strict=True)
+            count * np.diff(bdtr(np.arange(n + 1), n, self.overall), prepend=0)
+            for n, count in zip(sizes, classes, strict=True)
         ]
         order = np.argsort(values)
-        reached = np.cumsum(np.concatenate(masses)[order])
-        middles = np.arange(len(self.n)) + 0.5
-        return values[order][np.searchsorted(reached, middles)]
+        cumulative = np.cumsum(np.concatenate(masses)[order])
+        ranks = np.arange(len(self.n)) + 0.5
+        return values[order][np.searchsorted(cumulative, ranks)]
 
 
-def by_class(results: Sequence[Result]) -> dict[str, list[Shares]]:
-    """Metric → what the results know of it by class; metrics and results that know nothing are left out."""
-    found: dict[str, list[Shares]] = {}
+def by_class(results: Sequence[Result]) -> dict[str, list[ClassShares]]:
+    """Metric → shares of the results that have it by class; metrics that no result has are left out."""
+    found: dict[str, list[ClassShares]] = {}
     for result in results:
         for metric, lists in result.classes.items():
             labels, n, inside = (np.array(lists[key]) for key in ("label", "n", "inside"))
-            found.setdefault(metric, []).append(Shares(name=result.name, labels=labels, n=n, inside=inside))
+            shares = ClassShares(name=result.name, labels=labels, n=n, inside=inside)
+            found.setdefault(metric, []).append(shares)
     return found
 
 
-def are_few(some: Sequence[Shares]) -> bool:
-    """True if every class of these can be shown by name."""
-    return len(_labels(some)) <= FEW
+def can_name_all(results: Sequence[ClassShares]) -> bool:
+    """True if the classes are few enough to be named in a figure."""
+    return len(_labels(results)) <= MAX_NAMED_CLASSES
 
 
 def class_figures(results: Sequence[Result]) -> dict[str, Figure]:
-    """`METRIC-classes` → its figure, for the metrics that the results know by class."""
+    """`METRIC-classes` → figure, for the metrics that the results have by class."""
     drawn = {}
     with matplotlib.rc_context(STYLE):
-        for metric, some in by_class(results).items():
-            figure = Figure(figsize=(SIZE[0], SIZE[1] + 0.17 * len(some)), layout="constrained")
+        for metric, classes in by_class(results).items():
+            figure = Figure(figsize=(SIZE[0], SIZE[1] + 0.17 * len(classes)), layout="constrained")
             axes = figure.add_subplot()
-            draw = _every_class if are_few(some) else _spread_of_classes
-            draw(axes, some)
+            draw = _draw_every_class if can_name_all(classes) else _draw_spread
+            draw(axes, classes)
             axes.set(ylabel=METRICS[metric].title)
             for text in figure.legend(loc="outside lower left", borderpad=0).get_texts():
-                text.set_parse_math(False)  # names of files may hold a $
+                text.set_parse_math(False)  # file names may contain $
             drawn[f"{metric}-classes"] = figure
     return drawn
 
 
-def _every_class(axes: Axes, some: Sequence[Shares]) -> None:
-    """A point for each class and result, with its 95 % interval (Wilson 1927)."""
-    labels = _labels(some)
-    gap = 0.7 / len(some)
-    for number, (each, look) in enumerate(zip(some, style_cycle(), strict=False)):
-        places = np.searchsorted(labels, each.labels) + gap * (number - (len(some) - 1) / 2)
-        ends = [
-            binomtest(k, n).proportion_ci(method="wilson") for k, n in zip(each.inside, each.n, strict=True)
+def _draw_every_class(axes: Axes, results: Sequence[ClassShares]) -> None:
+    """A point with its 95 % interval (Wilson 1927) for each class and result."""
+    labels = _labels(results)
+    gap = 0.7 / len(results)
+    for number, (classes, style) in enumerate(zip(results, style_cycle(), strict=False)):
+        x = np.searchsorted(labels, classes.labels) + gap * (number - (len(results) - 1) / 2)
+        intervals = [
+            binomtest(inside, n).proportion_ci(method="wilson")
+            for inside, n in zip(classes.inside, classes.n, strict=True)
         ]
-        axes.vlines(places, *zip(*ends, strict=True), color=look["color"], alpha=0.35, linewidth=1)
-        axes.plot(places, each.shares, linestyle="none", markersize=4, label=_legend(each), **look)
+        axes.vlines(x, *zip(*intervals, strict=True), color=style["color"], alpha=0.35, linewidth=1)
+        axes.plot(x, classes.shares, linestyle="none", markersize=4, label=classes.legend, **style)
     axes.set_xticks(range(len(labels)), labels=list(map(str, labels)))
     axes.grid(visible=False, axis="x")
     axes.set(xlabel="class")
 
 
-def _spread_of_classes(axes: Axes, some: Sequence[Shares]) -> None:
-    """The shares in rising order and, dashed, what chance alone would make of classes that are all alike."""
-    for each, look in zip(some, style_cycle(), strict=False):
-        rank, colour = np.arange(1, len(each.n) + 1), look["color"]
-        axes.plot(rank, np.sort(each.shares), color=colour, linewidth=1.4, label=_legend(each))
-        axes.plot(rank, each.expected_if_homogeneous(), color=colour, linewidth=1, linestyle="--", alpha=0.6)
-    axes.set(xlabel="classes, the lowest first")
+def _draw_spread(axes: Axes, results: Sequence[ClassShares]) -> None:
+    """The sorted shares and, dashed, those expected by chance if the classes did not differ."""
+    for classes, style in zip(results, style_cycle(), strict=False):
+        rank, color = np.arange(1, len(classes.n) + 1), style["color"]
+        axes.plot(rank, np.sort(classes.shares), color=color, linewidth=1.4, label=classes.legend)
+        expected = classes.expected_if_homogeneous()
+        axes.plot(rank, expected, color=color, linewidth=1, linestyle="--", alpha=0.6)
+    axes.set(xlabel="classes, sorted by share")
 
 
-def _labels(some: Sequence[Shares]) -> np.ndarray:
-    return np.unique(np.concatenate([each.labels for each in some]))
-
-
-def _legend(each: Shares) -> str:
-    name = each.name if len(each.name) <= NAMED else f"…{each.name[1 - NAMED :]}"
-    return f"{each.overall:.3f}  {name}"
+def _labels(results: Sequence[ClassShares]) -> np.ndarray:
+    return np.unique(np.concatenate([classes.labels for classes in results]))

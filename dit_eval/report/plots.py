@@ -1,4 +1,4 @@
-"""The report's figures as files."""
+"""Save the report's figures as files."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dit_eval.errors import ResultError
+from dit_eval.io.files import atomic_file
 from dit_eval.report.classes import class_figures
 from dit_eval.report.figures import figures
 from dit_eval.results.result import Result
 
 
 def save_figures(folder: Path, results: Sequence[Result]) -> list[Path]:
-    """Write every figure to `folder` as NAME.png; their paths.
+    """Write every figure to `folder` as NAME.png and return the paths.
 
     Raises ResultError if there is nothing to draw, or if the folder cannot be written.
     """
     drawn = figures(results) | class_figures(results)
     if not drawn:
         raise ResultError(
-            "none of these results says which model and guidance it measures, or knows its classes. "
-            "Plot results of batches that `dit-eval sample` drew, with their JSON beside them."
+            "none of these results records its model and guidance scale, or has labels. Plot results of "
+            "batches made by `dit-eval sample`, with the JSON file that it writes next to them."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,10 +33,9 @@ def save_figures(folder: Path, results: Sequence[Result]) -> list[Path]:
 
 
 def save_figure(path: Path, figure: Figure) -> Path:
-    """Write a figure as its suffix says; its path. Raises ResultError if it cannot be written."""
-    dated = {"Date": None} if path.suffix == ".svg" else None  # the same figure is the same file
-    try:
-        figure.savefig(path, dpi=160, facecolor="white", metadata=dated)
-    except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror or error}.") from None
+    """Write a figure in the format of the suffix and return the path. Raises ResultError."""
+    kind = path.suffix.removeprefix(".")
+    undated = {"Date": None} if kind == "svg" else None  # identical figures give identical files
+    with atomic_file(path) as file:
+        figure.savefig(file, format=kind, dpi=160, facecolor="white", metadata=undated)
     return path

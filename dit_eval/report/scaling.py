@@ -1,4 +1,4 @@
-"""The scaling figure of the DiT paper: cost against size and, for measured models, FID against cost."""
+"""The scaling figure of the DiT paper: cost against parameters and, given results, FID against cost."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 def plot_scaling(out: Path, rows: Sequence[FlopRow], results: Sequence[Result] = ()) -> Path:
     """Write Gflops against parameters and, given results, FID against Gflops to `out` (.png or .svg).
 
-    rows: the costs of the twelve models at one image size; results: of one protocol, whose samples
-    `dit-eval sample` has drawn, so that they know what an image cost. Returns `out`. Raises UsageError for
-    another suffix, ResultError for results without cost or FID and where `out` cannot be written.
+    rows: the costs of the twelve models at one image size; results: of one protocol, with samples made by
+    `dit-eval sample`, which records their cost. Returns `out`. Raises UsageError for another suffix, and
+    ResultError for results without cost or FID or if `out` cannot be written.
     """
     if out.suffix not in (".png", ".svg"):
-        raise UsageError(f"{out}: a plot is written as .png or .svg.")
+        raise UsageError(f"{out}: plots are written as .png or .svg.")
     for result in results:
         _require_cost(result)
     panels = 2 if results else 1
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2 * panels, 4.2), layout="constrained")
         axes = figure.subplots(1, panels, squeeze=False)[0]
-        _cost_against_size(axes[0], rows)
+        _cost_against_parameters(axes[0], rows)
         if results:
             draw_figure("fid-gflops", axes[1], results)
             axes[1].set_title("Quality against cost", loc="left")
@@ -45,20 +45,20 @@ def plot_scaling(out: Path, rows: Sequence[FlopRow], results: Sequence[Result] =
 def _require_cost(result: Result) -> None:
     if "plan" not in result.samples or "fid" not in result.metrics:
         raise ResultError(
-            f"the result of {result.samples['path']} does not say which model drew it, or has no FID. Plot "
-            "results of batches that `dit-eval sample` drew, measured with their JSON beside them."
+            f"the result of {result.samples['path']} does not record its model, or has no FID. Plot results "
+            "of batches made by `dit-eval sample`, with the JSON file that it writes next to them."
         )
 
 
-def _cost_against_size(axes: Axes, rows: Sequence[FlopRow]) -> None:
+def _cost_against_parameters(axes: Axes, rows: Sequence[FlopRow]) -> None:
     for row in rows:
-        place = row.count.params / 1e6, row.count.macs / 1e9
-        axes.plot(*place, "o", color=INK, markersize=5)
-        axes.annotate(row.model, place, xytext=(6, 3), textcoords="offset points", fontsize=8)
-    axes.set(xscale="log", yscale="log", xlabel="parameters, millions", ylabel="Gflops (multiply-adds)")
+        position = row.count.params / 1e6, row.count.macs / 1e9
+        axes.plot(*position, "o", color=INK, markersize=5)
+        axes.annotate(row.model, position, xytext=(6, 3), textcoords="offset points", fontsize=8)
+    axes.set(xscale="log", yscale="log", xlabel="parameters (millions)", ylabel="Gflops (multiply-adds)")
     sizes = sorted({round(row.count.params / 1e6) for row in rows if row.model.endswith("/2")})
     axes.set_xticks(sizes, labels=map(str, sizes))
     axes.set_xticks([], minor=True)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.15)
-    axes.set_title("The design space", loc="left")
+    axes.set_title("Cost against size", loc="left")

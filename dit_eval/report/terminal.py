@@ -1,4 +1,4 @@
-"""Tables and sentences as a terminal of some width shows them."""
+"""Tables and sentences as text of a given width."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from rich.console import Console
 from rich.table import Table
 
 
-def render_text(*parts: str | Table, width: int = 80, colour: bool = False) -> str:
-    """Sentences and tables below one another; a file's name in a sentence is neither markup nor broken."""
-    console = Console(
-        width=width, force_terminal=colour, no_color=not colour, highlight=False, markup=False, emoji=False
-    )
+def render_text(*parts: str | Table, width: int = 80) -> str:
+    """Sentences and tables below one another; file names are neither broken nor read as markup."""
+    console = Console(width=width, color_system=None, highlight=False, markup=False, emoji=False)
     with console.capture() as capture:
         for part in parts:
             if isinstance(part, str):
-                lines = fill(part, width, break_long_words=False, break_on_hyphens=False)
-                console.print(lines, soft_wrap=True)
+                part = fill(part, width, break_long_words=False, break_on_hyphens=False)
+                console.print(part, soft_wrap=True)
             else:
                 console.print(part)
     return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
 
 
 def dense_table() -> Table:
-    """A table with no more space than separates its columns."""
+    """A table with minimal padding."""
     return Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)

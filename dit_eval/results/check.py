@@ -1,15 +1,15 @@
-"""A result against a baseline or a published row: better, the same or worse, metric by metric.
+"""Compare a result with a baseline or a published row: better, the same or worse, metric by metric.
 
-The verdict comes from the interval of the difference. Where both results were drawn from the same noise
-and labels, image by image, the images are compared in pairs, which takes out what they have in common.
-The intervals of one check hold together in 95 %, however many metrics it compares.
+The verdict depends on the confidence interval of the difference. If image i of both results was sampled from
+the same noise and label, the comparison is paired, which removes the variance they share. The intervals of
+one check are simultaneous: together they hold with 95 %, however many metrics are compared.
 """
 
 from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,18 +18,18 @@ from dit_eval.errors import ResultError, UsageError
 from dit_eval.metrics.intervals import normal_quantile, standard_error
 from dit_eval.results import comparability
 from dit_eval.results.influence import influence_path, read_influence, write_influence
+from dit_eval.results.metric_names import HEADLINE, METRICS
 from dit_eval.results.published import published_results
-from dit_eval.results.result import METRICS, Result, read_result, write_result
+from dit_eval.results.result import Result, read_result, write_result
 
-GATED = tuple(name for name, metric in METRICS.items() if not metric.parent)
-_PRINTED = 0.005  # half of the last digit of the papers' tables
+_PRINTED_PRECISION = 0.005  # half of the last digit of the papers' tables
 _SETTINGS = ("baseline", "tolerance", "max-gflops", "min-speed")
 Verdict = Literal["better", "same", "worse"]
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How much worse a metric may become: in its own unit, or as a share of the baseline."""
+    """How much worse a metric may become: in its own unit, or relative to the baseline."""
 
     amount: float = 0.0
     relative: bool = False
@@ -44,58 +44,58 @@ class Tolerance:
                 raise ValueError
         except ValueError:
             raise UsageError(
-                f"tolerance {text!r} is neither a number like 0.1 nor a share like 2%."
+                f"tolerance {text!r} is neither a number like 0.1 nor a percentage like 2%."
             ) from None
         return cls(amount, relative)
 
-    def of(self, baseline: float) -> float:
-        """In the metric's unit."""
+    def absolute(self, baseline: float) -> float:
+        """The tolerance in the metric's unit."""
         return self.amount * abs(baseline) if self.relative else self.amount
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One metric: its values, and how far from their difference its 95 % interval reaches."""
+    """One metric of both results. half_width: of the 95 % confidence interval of their difference."""
 
     name: str
     value: float
     baseline: float
-    reach: float
+    half_width: float
     tolerance: float
     paired: bool
 
     @property
     def difference(self) -> float:
-        """Value less baseline."""
+        """Value minus baseline."""
         return self.value - self.baseline
 
     @property
     def verdict(self) -> Verdict:
-        """Better or worse where the whole interval lies beyond the tolerance."""
+        """Better or worse if the whole interval lies beyond the tolerance."""
         loss = self.difference if METRICS[self.name].lower_is_better else -self.difference
-        if loss - self.reach > self.tolerance:
+        if loss - self.half_width > self.tolerance:
             return "worse"
-        return "better" if loss + self.reach < -self.tolerance else "same"
+        return "better" if loss + self.half_width < -self.tolerance else "same"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """A cost or a speed: what was found, and the most or the least that was asked for."""
+    """A bound on cost or speed, and the value found. side: whether the bound is an upper or a lower one."""
 
     name: str
     value: float
     bound: float
-    side: Literal["most", "least"]
+    side: Literal["upper", "lower"]
 
     @property
-    def kept(self) -> bool:
-        """True if the value is on the right side of its bound."""
-        return self.value <= self.bound if self.side == "most" else self.value >= self.bound
+    def met(self) -> bool:
+        """True if the value does not exceed the bound."""
+        return self.value <= self.bound if self.side == "upper" else self.value >= self.bound
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """What a check has found. notes: what a reader of the verdicts must know."""
+    """The outcome of a check. notes: how to read the verdicts."""
 
     result: str
     baseline: str
@@ -106,10 +106,9 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """True if nothing is worse and every limit is kept."""
-        return all(each.verdict != "worse" for each in self.comparisons) and all(
-            each.kept for each in self.limits
-        )
+        """True if no metric is worse and every limit is met."""
+        worse = any(comparison.verdict == "worse" for comparison in self.comparisons)
+        return not worse and all(limit.met for limit in self.limits)
 
 
 def check(
@@ -124,61 +123,62 @@ def check(
 ) -> Check:
     """Compare a result's JSON with a baseline's, or with a row of reference_stats/published.toml.
 
-    tolerances: by metric, none by default; max_gflops: the most multiply-adds of one forward pass of one
-    image, in 1e9; min_speed: the least images/s, as a share of the baseline's on the same device; force:
-    compare what does not measure the same thing. Raises ResultError where the two cannot be compared, naming
-    every field that differs, and UsageError for unknown names.
+    tolerances: by metric, 0 by default; max_gflops: upper bound on the cost of a forward pass of one image,
+    in 1e9 multiply-adds; min_speed: lower bound on images/s relative to the baseline on the same device;
+    force: compare even if the two do not measure the same thing. Raises ResultError if the two cannot be
+    compared, naming every field that differs, and UsageError for unknown names.
     """
     if (baseline is None) == (published is None):
         raise UsageError(
-            "a check needs a baseline (--baseline FILE) or a row of the papers (--published NAME), not both."
+            "a check needs either a baseline (--baseline FILE) or a published row (--published NAME)."
         )
     tolerances = tolerances or {}
-    _require_known("metric", tolerances, GATED)
+    _require_known("metric", tolerances, HEADLINE)
     path = Path(result)
-    ours = read_result(path)
-    limits = [] if max_gflops is None else [_gflops(path, ours, max_gflops)]
+    loaded = read_result(path)
+    limits = [] if max_gflops is None else [_gflops_limit(path, loaded, max_gflops)]
     if published is not None:
         if min_speed is not None:
-            raise UsageError("min_speed is a share of a baseline's images/s; a published row has none.")
-        other, different, notes = _against_published(published, ours)
+            raise UsageError("min_speed is relative to a baseline's images/s; a published row has none.")
+        target, differences, notes = _published_target(published, loaded)
     else:
-        theirs = read_result(Path(str(baseline)))
+        baseline_path = Path(str(baseline))
+        loaded_baseline = read_result(baseline_path)
         if min_speed is not None:
-            limits.append(_speed(path, ours, Path(str(baseline)), theirs, min_speed))
-        other, different, notes = _against_baseline(ours, Path(str(baseline)), theirs)
+            limits.append(_speed_limit(path, loaded, baseline_path, loaded_baseline, min_speed))
+        target, differences, notes = _baseline_target(loaded, baseline_path, loaded_baseline)
     if not force:
-        comparability.require_comparable(different, str(path), other.name)
-    if different:
-        notes = (*notes, f"Compared by force: {'; '.join(different)}.")
+        comparability.require_comparable(differences, str(path), target.name)
+    if differences:
+        notes = (*notes, f"Compared by force: {'; '.join(differences)}.")
     return Check(
         result=str(path),
-        baseline=other.name,
-        n=ours.samples["n"],
-        comparisons=_compare(path, ours, other, tolerances),
+        baseline=target.name,
+        n=loaded.samples["n"],
+        comparisons=tuple(_compare(path, loaded, target, tolerances)),
         limits=tuple(limits),
         notes=notes,
     )
 
 
 def update_baseline(result: str | Path, baseline: str | Path) -> None:
-    """Make a result the new baseline: its JSON and, where there are any, its images' influences.
+    """Save a result as the new baseline: its JSON and, if there is one, its influence file.
 
     Raises ResultError or BatchError if a file cannot be read or written.
     """
     source, target = Path(result), Path(baseline)
-    ours = read_result(source)
-    influence = read_influence(source, ours)
-    influence_path(target).unlink(missing_ok=True)  # the old one's, which the new one would not pair with
-    write_result(target, ours)
+    loaded = read_result(source)
+    influence = read_influence(source, loaded)
+    influence_path(target).unlink(missing_ok=True)  # the old baseline's, which does not match the new images
+    write_result(target, loaded)
     if influence:
-        write_influence(target, ours, influence)
+        write_influence(target, loaded, influence)
 
 
 def settings(folder: Path) -> dict[str, Any]:
-    """The table [tool.dit-eval.check] of a folder's pyproject.toml.
+    """The table [tool.dit-eval.check] of a folder's pyproject.toml, empty if there is none.
 
-    Empty where there is none. Raises UsageError for a file that is no TOML and for unknown keys.
+    Raises UsageError for a file that is not valid TOML and for unknown keys.
     """
     path = folder / "pyproject.toml"
     if not path.is_file():
@@ -186,15 +186,15 @@ def settings(folder: Path) -> dict[str, Any]:
     try:
         tools = tomllib.loads(path.read_text("utf-8")).get("tool", {})
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} is no TOML ({error}).") from None
+        raise UsageError(f"{path} is not valid TOML ({error}).") from None
     table = tools.get("dit-eval", {}).get("check", {})
     _require_known(f"key in [tool.dit-eval.check] of {path}:", table, _SETTINGS)
     return table
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Other:
-    """The other side of a check. slack: half of a printed value's last digit."""
+class _Target:
+    """What a result is compared with. slack: half of a printed value's last digit."""
 
     name: str
     metrics: Mapping[str, float]
@@ -203,95 +203,92 @@ class _Other:
     slack: float = 0.0
 
 
-def _against_baseline(
-    ours: Result, baseline: Path, theirs: Result
-) -> tuple[_Other, list[str], tuple[str, ...]]:
-    paired = comparability.are_paired(ours, theirs)
-    influence = read_influence(baseline, theirs) if paired else {}
-    notes = () if influence else (_why_unpaired(baseline, paired),)
-    other = _Other(
-        name=str(baseline),
-        metrics=theirs.metrics,
-        errors={name: each["se"] for name, each in theirs.intervals.items()},
+def _baseline_target(
+    result: Result, path: Path, baseline: Result
+) -> tuple[_Target, list[str], tuple[str, ...]]:
+    paired = comparability.are_paired(result, baseline)
+    influence = read_influence(path, baseline) if paired else {}
+    if influence:
+        notes = ()
+    elif paired:
+        notes = (f"† Not paired: {influence_path(path)} does not exist. `--update` writes it.",)
+    else:
+        notes = ("† Not paired: the two are not known to be sampled from the same noise and labels.",)
+    target = _Target(
+        name=str(path),
+        metrics=baseline.metrics,
+        errors={name: interval["se"] for name, interval in baseline.intervals.items()},
         influence=influence,
     )
-    return other, comparability.differences(ours, theirs), notes
+    return target, comparability.differences(result, baseline), notes
 
 
-def _against_published(name: str, ours: Result) -> tuple[_Other, list[str], tuple[str, ...]]:
-    _require_known("published row", (name,), tuple(published_results()))
+def _published_target(name: str, result: Result) -> tuple[_Target, list[str], tuple[str, ...]]:
+    _require_known("published row", (name,), published_results())
     row = published_results()[name]
-    other = _Other(name=name, metrics=row.metrics, errors={}, influence={}, slack=_PRINTED)
+    target = _Target(name=name, metrics=row.metrics, errors={}, influence={}, slack=_PRINTED_PRECISION)
     notes = (
         f"{row.label}: {row.source}.",
-        "† A printed value has no interval: ours stands for both, with half of its last digit as tolerance.",
+        "† Published values have no interval: the result's is used for both, and half of the last printed "
+        "digit is added to the tolerance.",
     )
-    return other, comparability.differences_from_published(ours, row), notes
-
-
-def _why_unpaired(baseline: Path, paired: bool) -> str:
-    if paired:
-        return f"† Not paired: {influence_path(baseline)} is not there. `--update` writes it."
-    return "† Not paired: the two are not known to be drawn from the same noise and labels."
+    return target, comparability.differences_from_published(result, row), notes
 
 
 def _compare(
-    path: Path, ours: Result, other: _Other, tolerances: Mapping[str, Tolerance]
-) -> tuple[Comparison, ...]:
-    names = [name for name in GATED if name in other.metrics]
-    missing = [name for name in names if name not in ours.intervals]
+    path: Path, result: Result, target: _Target, tolerances: Mapping[str, Tolerance]
+) -> Iterable[Comparison]:
+    names = [name for name in HEADLINE if name in target.metrics]
+    missing = [name for name in names if name not in result.intervals]
     if missing or not names:
         raise ResultError(
             f"{path} has no {' and no '.join(missing) or 'metric'} with an interval to compare with "
-            f"{other.name}. Evaluate again, against a reference with images."
+            f"{target.name}. Evaluate again, against a reference with images."
         )
     quantile = normal_quantile(len(names))
-    own = read_influence(path, ours) if other.influence else {}
-    found = []
+    influence = read_influence(path, result) if target.influence else {}
     for name in names:
-        paired = name in own and name in other.influence and len(own[name]) == len(other.influence[name])
+        both = name in influence and name in target.influence
+        paired = both and len(influence[name]) == len(target.influence[name])
         if paired:
-            error = standard_error(own[name] - other.influence[name])
+            error = standard_error(influence[name] - target.influence[name])
         else:
-            mine = ours.intervals[name]["se"]
-            error = math.hypot(mine, other.errors.get(name, mine))
-        value, baseline = ours.metrics[name], other.metrics[name]
-        found.append(
-            Comparison(
-                name=name,
-                value=value,
-                baseline=baseline,
-                reach=quantile * error,
-                tolerance=tolerances.get(name, Tolerance()).of(baseline) + other.slack,
-                paired=paired,
-            )
+            result_error = result.intervals[name]["se"]
+            error = math.hypot(result_error, target.errors.get(name, result_error))
+        baseline = target.metrics[name]
+        yield Comparison(
+            name=name,
+            value=result.metrics[name],
+            baseline=baseline,
+            half_width=quantile * error,
+            tolerance=tolerances.get(name, Tolerance()).absolute(baseline) + target.slack,
+            paired=paired,
         )
-    return tuple(found)
 
 
-def _gflops(path: Path, ours: Result, most: float) -> Limit:
-    macs = ours.samples.get("macs")
+def _gflops_limit(path: Path, result: Result, bound: float) -> Limit:
+    macs = result.samples.get("macs")
     if macs is None:
         raise ResultError(
-            f"{path} does not say what its model costs; --max-gflops is for batches of `dit-eval sample`."
+            f"{path} does not record the cost of its model; --max-gflops needs a batch of `dit-eval sample`."
         )
-    return Limit(name="gflops", value=macs / 1e9, bound=most, side="most")
+    return Limit(name="gflops", value=macs / 1e9, bound=bound, side="upper")
 
 
-def _speed(path: Path, ours: Result, baseline: Path, theirs: Result, share: float) -> Limit:
-    speeds = [side.samples.get("speed") or {} for side in (ours, theirs)]
-    here, there = (speed.get("device", "no speed") for speed in speeds)
-    if not all(speeds) or here != there:
+def _speed_limit(path: Path, result: Result, baseline_path: Path, baseline: Result, share: float) -> Limit:
+    speeds = [compared.samples.get("speed") or {} for compared in (result, baseline)]
+    device, baseline_device = (speed.get("device", "no speed") for speed in speeds)
+    if not all(speeds) or device != baseline_device:
         raise ResultError(
-            f"the speeds of {path} ({here}) and {baseline} ({there}) cannot be compared: both must be known, "
-            "on the same device. `dit-eval sample` records them where a process draws two batches or more. "
-            "Draw again, or leave out --min-speed."
+            f"the speeds of {path} ({device}) and {baseline_path} ({baseline_device}) cannot be compared: "
+            "both must be known and of the same device. `dit-eval sample` records the speed if a process "
+            "samples two batches or more. Sample again, or leave out --min-speed."
         )
-    value, other = (speed["images"] / speed["seconds"] for speed in speeds)
-    return Limit(name="images/s", value=value, bound=share * other, side="least")
+    value, baseline_value = (speed["images"] / speed["seconds"] for speed in speeds)
+    return Limit(name="images/s", value=value, bound=share * baseline_value, side="lower")
 
 
-def _require_known(what: str, names: Any, known: tuple[str, ...]) -> None:
+def _require_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
     for name in names:
         if name not in known:
-            raise UsageError(f"unknown {what} {name!r} (known: {', '.join(known)}).")
+            raise UsageError(f"unknown {kind} {name!r} (known: {', '.join(known)}).")

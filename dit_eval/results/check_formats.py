@@ -1,14 +1,14 @@
-"""A check as text, as Markdown, as JUnit XML and as GitHub's annotations."""
+"""A check as text, as Markdown, as JUnit XML and as GitHub annotations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 from xml.etree import ElementTree as xml
 
 from dit_eval.report.terminal import dense_table, render_text
-from dit_eval.results.check import Check, Comparison, Limit
-from dit_eval.results.result import METRICS
+from dit_eval.results.check import Check
+from dit_eval.results.metric_names import METRICS
 
 Format = Literal["text", "markdown", "junit", "github"]
 _HEADINGS = ("metric", "value", "baseline", "difference", "± 95 %", "tolerance", "verdict")
@@ -30,28 +30,28 @@ def as_text(check: Check) -> str:
 
 
 def as_markdown(check: Check) -> str:
-    """The same for a pull request or a step summary."""
-    lines = [f"### {_title(check)}", "", _line(_HEADINGS), _line(["---"] * len(_HEADINGS))]
-    lines += [_line(row) for row in _rows(check)]
-    lines += ["", *(f"{note}\n" for note in check.notes), f"**{_outcome(check)}**"]
-    return "\n".join(lines)
+    """A table with notes for a pull request or a step summary."""
+    rows = map(_markdown_row, (_HEADINGS, ["---"] * len(_HEADINGS), *_rows(check)))
+    notes = (f"{note}\n" for note in check.notes)
+    return "\n".join([f"### {_title(check)}", "", *rows, "", *notes, f"**{_outcome(check)}**"])
 
 
 def as_junit(check: Check) -> str:
-    """A test suite with one case for each metric and each limit."""
-    failures = sum(bool(_complaint(each)) for each in (*check.comparisons, *check.limits))
+    """A test suite with a case for each metric and each limit."""
+    failures = dict(_failures(check))
+    items = (*check.comparisons, *check.limits)
     suite = xml.Element(
         "testsuite",
         name="dit-eval check",
-        tests=str(len(check.comparisons) + len(check.limits)),
-        failures=str(failures),
+        tests=str(len(items)),
+        failures=str(len(failures)),
         errors="0",
         skipped="0",
     )
-    for each in (*check.comparisons, *check.limits):
-        case = xml.SubElement(suite, "testcase", classname=check.result, name=each.name)
-        if complaint := _complaint(each):
-            xml.SubElement(case, "failure", message=complaint, type="regression").text = complaint
+    for item in items:
+        case = xml.SubElement(suite, "testcase", classname=check.result, name=item.name)
+        if message := failures.get(item.name):
+            xml.SubElement(case, "failure", message=message, type="regression").text = message
     xml.SubElement(suite, "system-out").text = as_text(check)
     suites = xml.Element("testsuites")
     suites.append(suite)
@@ -60,9 +60,8 @@ def as_junit(check: Check) -> str:
 
 
 def as_github(check: Check) -> str:
-    """Workflow commands: an error for each thing that is wrong, then one notice."""
-    complaints = [_complaint(each) for each in (*check.comparisons, *check.limits)]
-    lines = [_annotation("error", complaint) for complaint in complaints if complaint]
+    """Workflow commands: an error for each failure, then a notice."""
+    lines = [_annotation("error", message) for _, message in _failures(check)]
     return "\n".join([*lines, _annotation("notice", f"{_title(check)}. {_outcome(check)}")])
 
 
@@ -80,54 +79,50 @@ def _title(check: Check) -> str:
 
 def _outcome(check: Check) -> str:
     if check.passed:
-        better = [each.name for each in check.comparisons if each.verdict == "better"]
-        return f"Passed; better: {', '.join(better)}." if better else "Passed: nothing is worse."
-    wrong = [each.name for each in (*check.comparisons, *check.limits) if _complaint(each)]
-    return f"Failed: {', '.join(wrong)}."
+        better = [comparison.name for comparison in check.comparisons if comparison.verdict == "better"]
+        return f"Passed; better: {', '.join(better)}." if better else "Passed: no metric is worse."
+    return f"Failed: {', '.join(name for name, _ in _failures(check))}."
 
 
 def _rows(check: Check) -> list[list[str]]:
     rows = [
         [
-            METRICS[each.name].title,
-            f"{each.value:.4f}",
-            f"{each.baseline:.4f}",
-            f"{each.difference:+.4f}",
-            f"{each.reach:.4f}{'' if each.paired else ' †'}",
-            f"{each.tolerance:.4f}",
-            each.verdict,
+            METRICS[comparison.name].label,
+            f"{comparison.value:.4f}",
+            f"{comparison.baseline:.4f}",
+            f"{comparison.difference:+.4f}",
+            f"{comparison.half_width:.4f}{'' if comparison.paired else ' †'}",
+            f"{comparison.tolerance:.4f}",
+            comparison.verdict,
         ]
-        for each in check.comparisons
+        for comparison in check.comparisons
     ]
-    limits = [
-        [each.name, f"{each.value:.4f}", _bound(each), "", "", "", "kept" if each.kept else "broken"]
-        for each in check.limits
-    ]
-    return rows + limits
+    for limit in check.limits:
+        bound = f"{'≤' if limit.side == 'upper' else '≥'} {limit.bound:.4g}"
+        verdict = "met" if limit.met else "not met"
+        rows.append([limit.name, f"{limit.value:.4f}", bound, "", "", "", verdict])
+    return rows
 
 
-def _bound(limit: Limit) -> str:
-    return f"{'≤' if limit.side == 'most' else '≥'} {limit.bound:.4g}"
+def _failures(check: Check) -> Iterator[tuple[str, str]]:
+    """Name and message of each metric that is worse and each limit that is not met."""
+    for comparison in check.comparisons:
+        if comparison.verdict == "worse":
+            change = f"went from {comparison.baseline:.4f} to {comparison.value:.4f}"
+            interval = f"{comparison.difference:+.4f} ± {comparison.half_width:.4f}"
+            label, tolerance = METRICS[comparison.name].label, f"{comparison.tolerance:.4f}"
+            yield comparison.name, f"{label} {change}: {interval}, with a tolerance of {tolerance}."
+    for limit in check.limits:
+        if not limit.met:
+            relation = "above" if limit.side == "upper" else "below"
+            yield limit.name, f"{limit.name} is {limit.value:.4g}, {relation} the limit of {limit.bound:.4g}."
 
 
-def _complaint(each: Comparison | Limit) -> str:
-    """What is wrong, in one sentence; empty if nothing is."""
-    if isinstance(each, Limit):
-        where = "above" if each.side == "most" else "below"
-        return "" if each.kept else f"{each.name} is {each.value:.4g}, {where} the limit of {each.bound:.4g}."
-    if each.verdict != "worse":
-        return ""
-    return (
-        f"{METRICS[each.name].title} went from {each.baseline:.4f} to {each.value:.4f}: "
-        f"{each.difference:+.4f} ± {each.reach:.4f}, with a tolerance of {each.tolerance:.4f}."
-    )
-
-
-def _line(cells: list[str] | tuple[str, ...]) -> str:
+def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _annotation(level: str, message: str) -> str:
-    """A workflow command; per cent signs and line ends are escaped as GitHub's runner expects."""
+    """A workflow command, with percent signs and line breaks escaped as GitHub's runner expects."""
     escaped = message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     return f"::{level} title=dit-eval check::{escaped}"

@@ -1,4 +1,4 @@
-"""Which numbers measure the same thing: everything that gives a number its meaning, and what must agree.
+"""Which results measure the same thing: the fields that give a number its meaning, and which must agree.
 
 The subject of a comparison may differ: the model, its weights, the sampler, its steps, the precision. What is
 measured and how must not: protocol, weights of the network, reference, number and size of the images, labels,
@@ -17,18 +17,19 @@ from dit_eval.errors import ResultError
 from dit_eval.io.assets import cached_path, lookup
 from dit_eval.results.published import Published
 from dit_eval.results.result import Result
+from dit_eval.sampling.options import OPTIONS
 
-_NAMES = {"name", "fingerprint"}  # of a protocol: they stand for the other fields
-_SAMPLERS_OPTIONS = {"eta", "path", "prediction", "solver", "diffusion", "last_step", "last_step_size"}
-_SUBJECT = {"sampler", "steps", "precision"} | _SAMPLERS_OPTIONS  # of a plan: they may differ
-_IDENTITY = {"model", "weights", "num", "seed", "batch_size", "compile", "device"}  # of a plan: whose numbers
+# Fields of a plan that may differ between two results, and those that only identify a result
+_SUBJECT = {"sampler", "steps", "precision"}.union(*OPTIONS.values())
+_IDENTITY = {"model", "weights", "num", "seed", "batch_size", "compile", "device"}
 
-Meaning = Mapping[str, Any]
+Section = Mapping[str, Any]
 
 
-def meaning(protocol: Meaning, samples: Meaning, reference: Meaning) -> dict[str, Any]:
-    """All that changes what the numbers of a result mean, as `part.field` → value."""
-    fields = {f"protocol.{key}": value for key, value in protocol.items() if key not in _NAMES | {"weights"}}
+def meaning(protocol: Section, samples: Section, reference: Section) -> dict[str, Any]:
+    """All metadata that change what the numbers of a result mean, as `section.field` → value."""
+    names = ("name", "fingerprint", "weights")  # of the protocol; the other fields say what these stand for
+    fields = {f"protocol.{key}": value for key, value in protocol.items() if key not in names}
     fields["protocol.weights"] = protocol["weights"]["sha256"]
     fields["reference.statistics"] = reference.get("statistics_sha256")
     fields["reference.images"] = reference.get("digest")
@@ -39,25 +40,26 @@ def meaning(protocol: Meaning, samples: Meaning, reference: Meaning) -> dict[str
     return fields
 
 
-def fingerprint(protocol: Meaning, samples: Meaning, reference: Meaning) -> str:
-    """Twelve hex digits that stand for the meaning of a result's numbers."""
+def result_fingerprint(protocol: Section, samples: Section, reference: Section) -> str:
+    """Twelve hex digits for everything that changes what the numbers of a result mean."""
     text = json.dumps(meaning(protocol, samples, reference), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def differences(result: Result, baseline: Result) -> list[str]:
-    """What should agree and does not: `field (value there, value here)`, there being the baseline."""
-    here, there = (meaning(each.protocol, each.samples, each.reference) for each in (result, baseline))
+    """Fields that should agree and do not: `field (value there, value here)`; there is the baseline."""
+    result_fields = meaning(result.protocol, result.samples, result.reference)
+    baseline_fields = meaning(baseline.protocol, baseline.samples, baseline.reference)
     subject = {f"plan.{key}" for key in _SUBJECT}
     return [
-        f"{key} ({_show(there, key)} there, {_show(here, key)} here)"
-        for key in [*there, *(key for key in here if key not in there)]
-        if key not in subject and here.get(key) != there.get(key)
+        f"{key} ({_show(baseline_fields, key)} there, {_show(result_fields, key)} here)"
+        for key in [*baseline_fields, *(key for key in result_fields if key not in baseline_fields)]
+        if key not in subject and result_fields.get(key) != baseline_fields.get(key)
     ]
 
 
 def differences_from_papers(result: Result, image_size: int, num: int) -> dict[str, tuple[Any, Any]]:
-    """What is not as in the papers' tables of that size and number of images: field → (value here, there)."""
+    """What differs from the papers' tables of that size and number of images: field → (value here, there)."""
     asset = lookup("reference_stats", f"imagenet-{image_size}")
     file = Path(result.reference["path"]).name
     found = {
@@ -91,13 +93,13 @@ def require_comparable(different: list[str], result: str, baseline: str) -> None
 
 def are_paired(result: Result, baseline: Result) -> bool:
     """True if image i of both was drawn from the same noise and label: equal seed, labels and number."""
-    plans = [each.samples.get("plan") for each in (result, baseline)]
+    plans = [compared.samples.get("plan") for compared in (result, baseline)]
     return all(plans) and all(
         plans[0].get(key) == plans[1].get(key)  # type: ignore[union-attr]
         for key in ("seed", "labels", "num", "image_size")
     )
 
 
-def _show(fields: Meaning, key: str) -> str:
+def _show(fields: Section, key: str) -> str:
     value = fields.get(key, "not recorded")
     return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else str(value)

@@ -1,8 +1,8 @@
-"""What the images do to each number, kept beside a result's JSON: what a paired comparison needs.
+"""Per-image influences on each metric, stored next to a result's JSON for paired comparisons.
 
-RESULT.json             the numbers and their circumstances
-RESULT.influence.npz    metric → float32, and the digest of the images that they belong to; one value for each
-                        image, but of recall for each reference image and part of the images
+RESULT.json             the result
+RESULT.influence.npz    metric → float32, one value per image, and the digest of these images; for recall one
+                        value per reference image and sub-batch
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _DIGEST = "samples_digest"
 
 
 def influence_path(result_json: Path) -> Path:
-    """Where the influences of a result lie."""
+    """The path of the influences of a result."""
     return result_json.with_suffix(".influence.npz")
 
 
 def write_influence(result_json: Path, result: Result, influence: Mapping[str, np.ndarray]) -> None:
-    """Write the influences of a result's images. Raises BatchError if the file cannot be written."""
+    """Write the influences of a result. Raises BatchError if the file cannot be written."""
     arrays = {_DIGEST: np.array(result.samples["digest"]), **influence}
     npz.write_npz(influence_path(result_json), arrays)
 
 
 def read_influence(result_json: Path, result: Result) -> dict[str, np.ndarray]:
-    """The influences beside a result's JSON by metric; empty where there is no such file.
+    """The influences of a result by metric; empty if the file does not exist.
 
-    Raises ResultError if they are another result's, BatchError if the file is damaged.
+    Raises ResultError if they belong to other images, BatchError if the file is damaged.
     """
     path = influence_path(result_json)
     if not path.exists():

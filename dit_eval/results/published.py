@@ -1,4 +1,4 @@
-"""What the papers have printed: rows of results and costs, from reference_stats/published.toml."""
+"""Published results and costs, from reference_stats/published.toml."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _ARCHITECTURE = re.compile(r"(dit|sit)-(xl|s|b|l)[-/]([248])(?!\d)", re.IGNORECA
 class Published:
     """One row of a paper's table.
 
-    label: as printed; num: images behind the FID; model, cfg, sampler: of the rows that dit-eval can draw
-    itself, None for others.
+    label: as printed; num: number of images; model, cfg, sampler: given for models that dit-eval can sample
+    from, else None.
     """
 
     label: str
@@ -36,22 +36,21 @@ class Published:
 
 @cache
 def published_results() -> Mapping[str, Published]:
-    """The papers' rows by the name under which they are registered."""
+    """All rows by registered name."""
     return {name: Published(**entry) for name, entry in _read(float)["results"].items()}
 
 
 def published_gflops() -> dict[tuple[str, str, int], Decimal]:
-    """The papers' "Gflops" by model, block and image size, with the digits that were printed."""
-    return {
-        (entry["model"], entry.get("block", "adaln-zero"), entry.get("image_size", 256)): Decimal(
-            entry["gflops"]
-        )
-        for entry in _read(Decimal)["gflops"]
-    }
+    """The papers' "Gflops" by model, block and image size, with the printed digits."""
+    figures = {}
+    for entry in _read(Decimal)["gflops"]:
+        key = entry["model"], entry.get("block", "adaln-zero"), entry.get("image_size", 256)
+        figures[key] = Decimal(entry["gflops"])
+    return figures
 
 
 def architecture(model: str) -> str | None:
-    """`DiT-XL/2` for `dit-xl-2-256` and for `DiT-XL/2`; None for a name that is none of the papers'."""
+    """`DiT-XL/2` for `dit-xl-2-256` and for `DiT-XL/2`; None for a name without an architecture."""
     match = _ARCHITECTURE.match(model)
     if match is None:
         return None
@@ -59,7 +58,6 @@ def architecture(model: str) -> str | None:
     return f"{'DiT' if family.lower() == 'dit' else 'SiT'}-{size.upper()}/{patch}"
 
 
-def _read(number: type[float] | type[Decimal]) -> dict[str, Any]:
-    return tomllib.loads(
-        (folder("reference_stats") / "published.toml").read_text("utf-8"), parse_float=number
-    )
+def _read(parse_float: type[float] | type[Decimal]) -> dict[str, Any]:
+    path = folder("reference_stats") / "published.toml"
+    return tomllib.loads(path.read_text("utf-8"), parse_float=parse_float)

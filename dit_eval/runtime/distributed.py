@@ -1,7 +1,7 @@
-"""Who this process is among others, and how its part of a sum reaches rank 0.
+"""The rank of this process under torchrun, its share of the work, and the exchange of arrays with rank 0.
 
-torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process. A rank sends what it has and
-is done; it waits for the others only where it needs what they have written.
+torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process. A rank sends its arrays to
+rank 0 and goes on; it waits for other ranks only before it reads what they have written.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch.distributed as dist
 
 from dit_eval.errors import UsageError
 
-_PATIENCE = timedelta(hours=12)  # a slow rank is no dead rank; torchrun ends the others when one dies
+_TIMEOUT = timedelta(hours=12)  # generous: ranks may be slow, and torchrun ends the job when one dies
 
 
 @dataclass(frozen=True)
 class Rank:
-    """One process of `count`, on this machine the one numbered `local`."""
+    """Process `index` of `count` (RANK and WORLD_SIZE), number `local` on its machine (LOCAL_RANK)."""
 
     index: int
     count: int
@@ -31,35 +31,32 @@ class Rank:
 
     @classmethod
     def from_environment(cls) -> Rank:
-        """As torchrun says; a lone process otherwise."""
-        index, count, local = (
-            int(os.environ.get(key, default))
-            for key, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-        )
-        return cls(index, count, local)
+        """The rank that torchrun has set, or that of a single process."""
+        defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+        return cls(*(int(os.environ.get(name, default)) for name, default in defaults.items()))
 
     def share(self, n: int) -> tuple[int, int]:
-        """The half-open range of 0…n that is this rank's: contiguous, in rank order."""
+        """This rank's half-open range of 0…n; the ranges are contiguous and in rank order."""
         return n * self.index // self.count, n * (self.index + 1) // self.count
 
     def device(self, name: str) -> torch.device:
-        """The device that "auto", "cpu" or "cuda" means here. Raises UsageError if it is not there."""
+        """The device for "auto", "cpu" or "cuda". Raises UsageError for "cuda" without a CUDA device."""
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
         if name == "cuda":
             if not torch.cuda.is_available():
-                raise UsageError("--device cuda: torch sees no CUDA device here. Use --device cpu.")
+                raise UsageError("--device cuda: torch finds no CUDA device. Use --device cpu.")
             return torch.device("cuda", self.local % torch.cuda.device_count())
         return torch.device(name)
 
 
 @contextmanager
 def process_group(rank: Rank) -> Iterator[None]:
-    """The process group, where there is more than one process; the one that is there, if we are in it."""
+    """Within the block, the ranks can communicate. An existing process group is used and left open."""
     if rank.count == 1 or dist.is_initialized():
         yield
         return
-    dist.init_process_group("gloo", timeout=_PATIENCE)
+    dist.init_process_group("gloo", timeout=_TIMEOUT)
     try:
         yield
     finally:
@@ -67,24 +64,24 @@ def process_group(rank: Rank) -> Iterator[None]:
 
 
 def wait_for_all(rank: Rank) -> None:
-    """Return once every rank has come here."""
+    """Return once every rank has made this call."""
     if rank.count > 1:
         dist.barrier()
 
 
-def broadcast_from_rank0(rank: Rank, answer: bool) -> bool:
-    """Rank 0's answer, on every rank."""
+def broadcast_from_rank0(rank: Rank, value: bool) -> bool:
+    """Rank 0's value, on every rank."""
     if rank.count == 1:
-        return answer
-    told = torch.tensor([answer])
-    dist.broadcast(told, 0)
-    return bool(told)
+        return value
+    tensor = torch.tensor([value])
+    dist.broadcast(tensor, 0)
+    return bool(tensor)
 
 
 def gather_to_rank0(rank: Rank, arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """The arrays of every rank, in rank order, on rank 0; an empty list elsewhere.
+    """On rank 0 the arrays of every rank, in rank order; on other ranks an empty list.
 
-    The ranks' arrays have the same names and dtypes; shapes may differ in the first axis.
+    All ranks pass the same names and dtypes; shapes may differ in the first axis.
     """
     if rank.index > 0:
         for array in arrays.values():
@@ -92,25 +89,25 @@ def gather_to_rank0(rank: Rank, arrays: Mapping[str, np.ndarray]) -> list[dict[s
             if array.size:
                 dist.send(torch.from_numpy(np.ascontiguousarray(array)), 0)
         return []
-    everyone = [dict(arrays)]
+    gathered = [dict(arrays)]
     for sender in range(1, rank.count):
-        theirs = {}
-        for name, like in arrays.items():
+        received = {}
+        for name, own in arrays.items():
             rows = torch.empty(1, dtype=torch.int64)
             dist.recv(rows, sender)
-            array = torch.from_numpy(np.empty((int(rows), *like.shape[1:]), like.dtype))
-            if array.numel():
-                dist.recv(array, sender)
-            theirs[name] = array.numpy()
-        everyone.append(theirs)
-    return everyone
+            tensor = torch.from_numpy(np.empty((int(rows), *own.shape[1:]), own.dtype))
+            if tensor.numel():
+                dist.recv(tensor, sender)
+            received[name] = tensor.numpy()
+        gathered.append(received)
+    return gathered
 
 
 @dataclass(frozen=True)
 class StridedShard:
-    """One of `count` equal workers, who takes every piece whose number is `index` modulo `count`.
+    """Worker `index` of `count`: the batches whose number is `index` modulo `count`.
 
-    Unlike a contiguous share, a lane means the same whatever others have done already.
+    Unlike a contiguous range of what is left to do, it does not depend on which batches already exist.
     """
 
     index: int
@@ -118,12 +115,15 @@ class StridedShard:
 
     @classmethod
     def of(cls, rank: Rank, shard: tuple[int, int] | None = None) -> StridedShard:
-        """The lane of a rank within part K of N, `shard` = (K, N), of a job array; K counts from 1."""
+        """A rank's batches within part K of N of a job array, `shard` = (K, N) with K from 1; None is 1 of 1.
+
+        Raises UsageError unless 1 ≤ K ≤ N.
+        """
         part, parts = shard or (1, 1)
         if not 1 <= part <= parts:
             raise UsageError(f"shard {part}/{parts} does not exist; count from 1/{parts} to {parts}/{parts}.")
         return cls((part - 1) * rank.count + rank.index, parts * rank.count)
 
-    def takes(self, piece: int) -> bool:
-        """True if this piece is ours."""
-        return piece % self.count == self.index
+    def takes(self, batch: int) -> bool:
+        """True if this worker computes the batch of that number."""
+        return batch % self.count == self.index

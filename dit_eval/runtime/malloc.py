@@ -1,4 +1,4 @@
-"""How the C library treats the memory that a network frees, on the CPU."""
+"""How glibc's allocator treats large buffers that a network frees on the CPU."""
 
 from __future__ import annotations
 
@@ -9,43 +9,38 @@ from contextlib import contextmanager
 
 import torch
 
-# glibc's mallopt parameters, and the values that its own adaptation reaches once large buffers were freed.
+# mallopt's parameters, and the values that glibc itself adapts to once large buffers have been freed.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-_ADAPTED = {_MMAP_MAX: 65_536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
-_KEEPING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1}
+_ADAPTED = ((_MMAP_MAX, 65_536), (_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, 64 << 20))
+_KEEP = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1))
 
 
 @contextmanager
-def freed_memory_kept(device: torch.device) -> Iterator[None]:
-    """Within it, glibc keeps large freed buffers instead of handing them back to the kernel.
+def keep_freed_memory(device: torch.device) -> Iterator[None]:
+    """Within the block, glibc reuses large freed buffers instead of returning them to the kernel.
 
-    By default each activation over 32 MB is mapped, zeroed page by page and unmapped again, which costs
-    Inception on a CPU up to a third of its time (benchmarks/results). The setting is the process's, so it is
-    taken back at the end, and the memory returned. Does nothing on a GPU, or where the C library is another.
+    By default every activation over 32 MB is mapped, zeroed page by page and unmapped again, which costs
+    Inception on a CPU up to a third of its time (benchmarks/results). The setting applies to the whole
+    process, so it is reset at the end and the memory returned. No effect on a GPU or with another C library.
     """
     if device.type != "cpu":
         yield
         return
-    keep_freed_memory()
+    keep_freed_memory_until_exit()
     try:
         yield
     finally:
-        _set(_ADAPTED)
-        _call("malloc_trim", 0)
+        _call_glibc("mallopt", *_ADAPTED)
+        _call_glibc("malloc_trim", (0,))
 
 
-def keep_freed_memory() -> None:
-    """The first half of it, for a process that does nothing else."""
-    _set(_KEEPING)
+def keep_freed_memory_until_exit() -> None:
+    """The same for the rest of the process."""
+    _call_glibc("mallopt", *_KEEP)
 
 
-def _set(values: dict[int, int]) -> None:
-    for parameter, value in values.items():
-        _call("mallopt", parameter, value)
-
-
-def _call(name: str, *arguments: int) -> None:
-    if sys.platform.startswith("linux"):
-        function = getattr(ctypes.CDLL(None), name, None)
-        if function is not None:
+def _call_glibc(name: str, *calls: tuple[int, ...]) -> None:
+    function = getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
+    if function is not None:
+        for arguments in calls:
             function(*arguments)

@@ -1,4 +1,4 @@
-"""Float32 matrix products in full precision or in TF32, for as long as a computation runs."""
+"""The precision of float32 matrix products and convolutions: full, or TF32 on a CUDA device."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 
 @contextmanager
 def matmul_precision(precision: str, device: torch.device) -> Iterator[None]:
-    """float32 products in full precision, or in TF32 for "tf32" and for the VAE beside "bf16"."""
+    """Within the block, float32 products run in full precision for "fp32", else in TF32 on a CUDA device.
+
+    With "bf16" that concerns what stays in float32, such as the VAE. Raises UsageError for "tf32" on a CPU.
+    """
     if precision == "tf32" and device.type != "cuda":
         raise UsageError("tf32 is a format of CUDA devices; choose --precision fp32 or bf16.")
     reduced = precision != "fp32" and device.type == "cuda"
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if reduced else "highest")
-    torch.backends.cudnn.allow_tf32 = reduced  # torch's own default allows it
+    torch.backends.cudnn.allow_tf32 = reduced  # torch's default allows TF32 in convolutions
     try:
         yield
     finally:

@@ -13,21 +13,25 @@ from dit_eval.sampling.schedules import Schedule
 
 
 def ddpm(denoiser: Denoiser, x: Tensor, schedule: Schedule, noise: Noise, *, clip: bool = False) -> Tensor:
-    """Walk the chain from noise x (N, C, H, W) to samples of the same shape.
+    """Ancestral sampling from noise x (N, C, H, W) to samples of the same shape.
 
-    denoiser: (x, t) → the noise ε in x and, in as many channels again, where the variance lies between
-    β̃ (−1) and β (1); without those channels it is β. clip: keep every predicted image within ±1.
+    denoiser: (x, t) → the predicted noise ε (N, C, H, W), optionally followed by C channels that interpolate
+    the log variance between β̃ (−1) and β (1) as in Nichol & Dhariwal 2021; without them the variance is β.
+    clip: clamp the predicted x₀ to ±1 in every step.
     """
     log_betas = np.log(schedule.betas)
-    for step, k in enumerate(reversed(range(len(schedule)))):
-        output = denoiser(x, int(schedule.timesteps[k]))
-        epsilon, rest = output[:, : x.shape[1]], output[:, x.shape[1] :]
-        start = _predicted_start(x, epsilon, schedule, k, clip=clip)
-        mean = float(schedule.posterior_mean_coef1[k]) * start + float(schedule.posterior_mean_coef2[k]) * x
-        if k == 0:
+    for step, i in enumerate(reversed(range(len(schedule)))):
+        output = denoiser(x, int(schedule.timesteps[i]))
+        eps, model_var_values = output[:, : x.shape[1]], output[:, x.shape[1] :]
+        pred_xstart = _predict_xstart(x, eps, schedule, i, clip=clip)
+        coef1, coef2 = float(schedule.posterior_mean_coef1[i]), float(schedule.posterior_mean_coef2[i])
+        mean = coef1 * pred_xstart + coef2 * x
+        if i == 0:
             return mean
-        low, high = float(schedule.posterior_log_variance_clipped[k]), float(log_betas[k])
-        log_variance = low + (high - low) * (rest + 1) / 2 if rest.shape[1] else x.new_full((), high)
+        min_log, max_log = float(schedule.posterior_log_variance_clipped[i]), float(log_betas[i])
+        log_variance = x.new_full((), max_log)
+        if model_var_values.shape[1]:
+            log_variance = min_log + (max_log - min_log) * (model_var_values + 1) / 2
         x = mean + (0.5 * log_variance).exp() * noise(step, x.shape)
     raise AssertionError("a schedule has at least one step")
 
@@ -35,29 +39,29 @@ def ddpm(denoiser: Denoiser, x: Tensor, schedule: Schedule, noise: Noise, *, cli
 def ddim(
     denoiser: Denoiser, x: Tensor, schedule: Schedule, noise: Noise, *, eta: float = 0.0, clip: bool = False
 ) -> Tensor:
-    """Walk the chain from noise x (N, C, H, W) to samples of the same shape; equation 12 of the paper.
+    """DDIM sampling (equation 12 of the paper) from noise x (N, C, H, W) to samples of the same shape.
 
-    denoiser: (x, t) → the noise ε in x; further channels are not used. eta: 0 adds no noise on the way,
-    1 adds as much as ancestral sampling with variance β̃. clip: keep every predicted image within ±1.
+    denoiser: (x, t) → the predicted noise ε; further channels are ignored. eta: 0 is deterministic, 1 adds as
+    much noise as ancestral sampling with variance β̃. clip: clamp the predicted x₀ to ±1 in every step.
     """
-    for step, k in enumerate(reversed(range(len(schedule)))):
-        output = denoiser(x, int(schedule.timesteps[k]))
-        start = _predicted_start(x, output[:, : x.shape[1]], schedule, k, clip=clip)
-        epsilon = (  # again from the image, which may have been clipped
-            float(schedule.sqrt_recip_alphas_cumprod[k]) * x - start
-        ) / float(schedule.sqrt_recipm1_alphas_cumprod[k])
-        before = float(schedule.alphas_cumprod_prev[k])
-        sigma = eta * math.sqrt(float(schedule.posterior_variance[k]))
-        x = math.sqrt(before) * start + math.sqrt(1 - before - sigma**2) * epsilon
-        if sigma > 0:  # never in the last step, where β̃ = 0
+    for step, i in enumerate(reversed(range(len(schedule)))):
+        output = denoiser(x, int(schedule.timesteps[i]))
+        pred_xstart = _predict_xstart(x, output[:, : x.shape[1]], schedule, i, clip=clip)
+        eps = (  # recomputed, because x₀ may have been clipped
+            float(schedule.sqrt_recip_alphas_cumprod[i]) * x - pred_xstart
+        ) / float(schedule.sqrt_recipm1_alphas_cumprod[i])
+        alpha_bar_prev = float(schedule.alphas_cumprod_prev[i])
+        sigma = eta * math.sqrt(float(schedule.posterior_variance[i]))
+        x = math.sqrt(alpha_bar_prev) * pred_xstart + math.sqrt(1 - alpha_bar_prev - sigma**2) * eps
+        if sigma > 0:  # β̃ is 0 in the last step
             x = x + sigma * noise(step, x.shape)
     return x
 
 
-def _predicted_start(x: Tensor, epsilon: Tensor, schedule: Schedule, k: int, *, clip: bool) -> Tensor:
-    """The image x₀ that x is made of, if ε is its noise at index k of the schedule."""
-    start = (
-        float(schedule.sqrt_recip_alphas_cumprod[k]) * x
-        - float(schedule.sqrt_recipm1_alphas_cumprod[k]) * epsilon
+def _predict_xstart(x: Tensor, eps: Tensor, schedule: Schedule, i: int, *, clip: bool) -> Tensor:
+    """x₀, given the noise ε in x at index i of the schedule."""
+    pred_xstart = (
+        float(schedule.sqrt_recip_alphas_cumprod[i]) * x
+        - float(schedule.sqrt_recipm1_alphas_cumprod[i]) * eps
     )
-    return start.clamp(-1, 1) if clip else start
+    return pred_xstart.clamp(-1, 1) if clip else pred_xstart

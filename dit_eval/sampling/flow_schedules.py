@@ -1,106 +1,116 @@
-"""How a flow is sampled: along which path, at which times, with which solver and how much noise.
+"""Schedules of the flow samplers: path, times, solver and the noise of the SDE.
 
-The options of SiT's released code, but: `steps` counts steps and not the times between which they lie;
-"constant" and "increasing-decreasing" work; and "sbdm" leaves out t = 0 on the linear and the GVP path, where
-that code draws no finite samples from a model of velocity.
+The options are those of SiT's released code, with three differences: `steps` counts steps, not the times
+between them; the diffusions "constant" and "increasing-decreasing" work; and "sbdm" skips t = 0 on the linear
+and the GVP path, where the released code does not return finite samples if the network predicts velocity.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
 
-from dit_eval.errors import UsageError
-from dit_eval.sampling.paths import PATHS, PREDICTIONS, Point
+from dit_eval.errors import UsageError, require_choices
+from dit_eval.sampling.paths import PATHS, PREDICTIONS, PathCoefficients
 from dit_eval.sampling.schedules import Table
 
-MARGIN = 1e-3  # how far to keep from an end at which something is not finite, as SiT's released code does
+MARGIN = 1e-3  # distance from an end where a coefficient is not finite, as in SiT's released code
 
-ODE_SOLVERS = ("euler", "midpoint", "heun", "heun3", "rk4", "dopri5")
-ADAPTIVE = ("dopri5",)
-SDE_SOLVERS = ("euler", "heun")
+# Network evaluations per step; None for an adaptive solver, which chooses its steps.
+ODE_SOLVERS = {"euler": 1, "midpoint": 2, "heun": 2, "heun3": 3, "rk4": 4, "dopri5": None}
+ADAPTIVE_SOLVERS = ("dopri5",)
+SDE_SOLVERS = {"euler": 1, "heun": 2}
 LAST_STEPS = ("mean", "tweedie", "euler", "none")
 
 
-def _kl_optimal(t: float, at: Point) -> float:
-    """σ (α̇σ − ασ̇)/α: it makes the paper's bound of the KL divergence least. Not finite where α = 0."""
-    return at.sigma * at.turn / at.alpha
+def _kl_optimal(t: float, c: PathCoefficients) -> float:
+    """σ (α̇σ − ασ̇)/α, which minimises the paper's bound on the KL divergence; not finite where α = 0."""
+    return c.sigma * c.wronskian / c.alpha
 
 
-DIFFUSION: dict[str, Callable[[float, Point], float]] = {  # g, half the paper's w
-    "sigma": lambda t, at: at.sigma,
-    "constant": lambda t, at: 1.0,
-    "sbdm": _kl_optimal,  # β/2 on VP, and the same formula on the others
-    "linear": lambda t, at: 1 - t,
-    "decreasing": lambda t, at: 0.25 * (1 + math.cos(math.pi * t)) ** 2,
-    "increasing-decreasing": lambda t, at: math.sin(math.pi * t) ** 2,
+DIFFUSION: dict[str, Callable[[float, PathCoefficients], float]] = {  # g, which is half the paper's w
+    "sigma": lambda t, c: c.sigma,
+    "constant": lambda t, c: 1.0,
+    "sbdm": _kl_optimal,  # β/2 on VP, and the same formula on the other paths
+    "linear": lambda t, c: 1 - t,
+    "decreasing": lambda t, c: 0.25 * (1 + math.cos(math.pi * t)) ** 2,
+    "increasing-decreasing": lambda t, c: math.sin(math.pi * t) ** 2,
     "kl": _kl_optimal,
 }
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FlowSchedule:
-    """The times at which a flow is evaluated, and what is done there."""
+    """The times at which a flow is evaluated, and the solver that connects them."""
 
     path: str
-    prediction: str  # what the network gives
+    prediction: str  # what the network predicts
     solver: str
-    times: Table  # (steps + 1,) float64, ascending; of an adaptive solver the ends
-    diffusion: str = "sigma"  # of an SDE
-    last_step: str = "none"  # of an SDE, from the last of the times to t = 1
+    times: Table  # (steps + 1,) float64, ascending; for an adaptive solver only the two ends
+    diffusion: str = "sigma"  # SDE only
+    last_step: str = "none"  # SDE only: the noise-free step from the last of the times to t = 1
 
     def __len__(self) -> int:
         return len(self.times) - 1
 
-    def at(self, t: float) -> Point:
-        """The path at time t."""
+    @property
+    def adaptive(self) -> bool:
+        """True if the solver chooses its own steps."""
+        return self.solver in ADAPTIVE_SOLVERS
+
+    @property
+    def evaluations(self) -> int | None:
+        """Number of calls of the denoiser in one run; None if the solver is adaptive."""
+        per_step = ODE_SOLVERS[self.solver]  # the solvers of the SDE need as many
+        return None if per_step is None else per_step * len(self) + (self.last_step != "none")
+
+    def coefficients(self, t: float) -> PathCoefficients:
+        """The coefficients of the path at time t."""
         return PATHS[self.path](t)
 
     def times_between(self, low: float, high: float) -> tuple[float, float]:
-        """The first and the last time whose noise level σ/α lies in low … high.
+        """The first and the last time with a noise level σ/α in [low, high].
 
         Raises UsageError if there is none.
         """
         start, end = float(self.times[0]), float(self.times[-1])
-        most, least = self._noise_level(start), self._noise_level(end)
-        if low > min(high, most) or high < least:
+        highest, lowest = self._noise_level(start), self._noise_level(end)
+        if low > min(high, highest) or high < lowest:
             raise UsageError(
                 f"no time has a noise level between {low} and {high}: the levels of this schedule are "
-                f"{least:.3g} to {most:.3g}."
+                f"{lowest:.3g} to {highest:.3g}."
             )
-        first = start if high >= most else self._time_of(high)
-        last = end if low <= least else self._time_of(low)
+        first = start if high >= highest else self._time_of(high)
+        last = end if low <= lowest else self._time_of(low)
         return first, last
 
     def _noise_level(self, t: float) -> float:
-        at = self.at(t)
-        return at.sigma / at.alpha if at.alpha else math.inf
+        c = self.coefficients(t)
+        return c.sigma / c.alpha if c.alpha else math.inf
 
-    def _time_of(self, level: float) -> float:
+    def _time_of(self, noise_level: float) -> float:
         def excess(t: float) -> float:
-            at = self.at(t)
-            return at.sigma - level * at.alpha
+            c = self.coefficients(t)
+            return c.sigma - noise_level * c.alpha
 
         return float(brentq(excess, self.times[0], self.times[-1]))  # type: ignore[arg-type]
 
 
 def ode_schedule(steps: int | str | None, *, path: str, prediction: str, solver: str) -> FlowSchedule:
-    """Equal steps all the way; None is for an adaptive solver, which chooses its own.
+    """Equal steps from noise to data; steps is None for an adaptive solver.
 
-    Raises UsageError for unknown names and impossible numbers of steps.
+    Raises UsageError for unknown names and invalid numbers of steps.
     """
-    _require_known(path=(path, PATHS), prediction=(prediction, PREDICTIONS), solver=(solver, ODE_SOLVERS))
-    if solver not in ADAPTIVE:
-        count = _count(steps, least=1)
-    elif steps is None:
-        count = 1
-    else:
-        raise UsageError(f"{solver} chooses its steps by itself, and {steps} were asked for; leave them out.")
-    times = np.linspace(_start(path, prediction), _end(path), count + 1)
+    require_choices(path=(path, PATHS), prediction=(prediction, PREDICTIONS), solver=(solver, ODE_SOLVERS))
+    adaptive = solver in ADAPTIVE_SOLVERS
+    if adaptive and steps is not None:
+        raise UsageError(f"{solver} chooses its own steps; leave out the number of steps ({steps}).")
+    num_steps = 1 if adaptive else _parse_steps(steps, minimum=1)
+    times = np.linspace(_start(path, prediction), _end(path), num_steps + 1)
     return FlowSchedule(path=path, prediction=prediction, solver=solver, times=times)
 
 
@@ -114,11 +124,11 @@ def sde_schedule(
     last_step: str,
     last_step_size: float,
 ) -> FlowSchedule:
-    """Equal steps and, unless `last_step` is "none", one of `last_step_size` to t = 1; `steps` counts it too.
+    """Equal steps and, unless `last_step` is "none", a last one of `last_step_size`, which `steps` includes.
 
-    Raises UsageError for unknown names and impossible numbers.
+    Raises UsageError for unknown names and invalid numbers.
     """
-    _require_known(
+    require_choices(
         path=(path, PATHS),
         prediction=(prediction, PREDICTIONS),
         solver=(solver, SDE_SOLVERS),
@@ -126,28 +136,29 @@ def sde_schedule(
         last_step=(last_step, LAST_STEPS),
     )
     start, end = _start(path, prediction), _end(path)
-    count = _count(steps, least=1)
-    if last_step != "none":
-        end, count = 1 - last_step_size, _count(steps, least=2) - 1
+    if last_step == "none":
+        num_steps = _parse_steps(steps, minimum=1)
+        if solver == "heun" and end == 1:
+            raise UsageError("solver heun needs the score at t = 1, which is infinite; choose a last step.")
+    else:
+        num_steps, end = _parse_steps(steps, minimum=2) - 1, 1 - last_step_size
         if not start < end < 1:
-            raise UsageError(f"a last step goes part of the way from 0 to 1, and {last_step_size} does not.")
-    elif solver == "heun" and end == 1:
-        raise UsageError("heun looks at the end of every step, and at t = 1 is no score; choose a last step.")
+            raise UsageError(f"last step size {last_step_size} does not lie between 0 and 1.")
     if diffusion in ("sbdm", "kl") and PATHS[path](0.0).alpha == 0:
-        # g ≈ 1/t near 0. Leaving out the first step keeps g Δt ≤ 1, so that no step of the score overshoots.
-        start = max(start, end / (count + 1))
+        # g ≈ 1/t near 0. Skipping the first step keeps g Δt ≤ 1, so that no step of the score overshoots.
+        start = max(start, end / (num_steps + 1))
     return FlowSchedule(
         path=path,
         prediction=prediction,
         solver=solver,
-        times=np.linspace(start, end, count + 1),
+        times=np.linspace(start, end, num_steps + 1),
         diffusion=diffusion,
         last_step=last_step,
     )
 
 
 def _start(path: str, prediction: str) -> float:
-    """0, or near it where the velocity cannot be had from the prediction."""
+    """0, or near it where the prediction cannot be converted to a velocity."""
     return MARGIN if PATHS[path](0.0).alpha == 0 and prediction != "velocity" else 0.0
 
 
@@ -156,13 +167,9 @@ def _end(path: str) -> float:
     return 1.0 if math.isfinite(PATHS[path](1.0).d_sigma) else 1 - MARGIN
 
 
-def _count(steps: int | str | None, *, least: int) -> int:
-    if str(steps).isdecimal() and int(str(steps)) >= least:
+def _parse_steps(steps: int | str | None, *, minimum: int) -> int:
+    if str(steps).isdecimal() and int(str(steps)) >= minimum:
         return int(str(steps))
-    raise UsageError(f"{steps!r} is no number of steps for a flow (expected {least} or more, e.g. 250).")
-
-
-def _require_known(**options: tuple[str, Collection[str]]) -> None:
-    for option, (value, known) in options.items():
-        if value not in known:
-            raise UsageError(f"{option.replace('_', ' ')} {value!r} is not one of {', '.join(known)}.")
+    raise UsageError(
+        f"{steps!r} is not a valid number of steps for a flow (expected an integer ≥ {minimum}, e.g. 250)."
+    )

@@ -8,15 +8,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-# x (N, C, H, W) and the time that all its images share → the network's output
-Denoiser = Callable[[Tensor, float], Tensor]
+Denoiser = Callable[[Tensor, float], Tensor]  # (x (N, C, H, W), time shared by all images) → network output
 
 
 class Network(Protocol):
-    """What guidance needs of a model: `dit_eval.dit.DiT` in two halves."""
+    """The two halves of `dit_eval.dit.DiT` that guidance calls."""
 
     def condition(self, t: Tensor, y: Tensor) -> Any:
-        """Times (1,) and classes (M,) → what the network takes from them, M rows to `take` from."""
+        """Times (1,) and classes (M,) → M rows of conditioning, selected by `take`."""
         ...
 
     def denoise(self, x: Tensor, condition: Any) -> Tensor:
@@ -33,32 +32,32 @@ def guided(
     channels: int | None = 3,
     interval: tuple[float, float] | None = None,
 ) -> Denoiser:
-    """The network's output for images of these classes, guided.
+    """A denoiser for images of these classes with classifier-free guidance.
 
-    labels: (N,) int64. scale: 1 is no guidance and costs one pass; otherwise both passes are one call.
-    channels: how many of the output's first channels are guided: 3, as in DiT's released code, or None
-    for all that predict noise. interval: the times, both ends included, at which there is guidance
-    (Kynkäänniemi et al. 2024); outside only one pass is paid for.
-    The unconditional passes share one row of conditioning.
+    labels: (N,) int64. scale: 1 means no guidance and runs the conditional pass only; otherwise both passes
+    are one call of 2N images. channels: number of leading output channels that are guided, 3 as in DiT's
+    released code, or None for all that predict noise. interval: first and last time with guidance
+    (Kynkäänniemi et al. 2024); outside the interval only the conditional pass is run.
     """
-    with_null, double = shared_rows(labels, null_class)
-    single = double[: len(labels)]
+    classes, rows = shared_rows(labels, null_class)
+    conditional_rows = rows[: len(labels)]
 
     def denoiser(x: Tensor, t: float) -> Tensor:
         if scale == 1.0 or not (interval is None or interval[0] <= t <= interval[1]):
-            return _run(network, x, t, labels, single)
-        conditional, unconditional = _run(network, x.repeat(2, 1, 1, 1), t, with_null, double).chunk(2)
+            return _run(network, x, t, labels, conditional_rows)
+        conditional, unconditional = _run(network, x.repeat(2, 1, 1, 1), t, classes, rows).chunk(2)
         guided_channels = min(x.shape[1] if channels is None else channels, x.shape[1])
-        c, u = conditional[:, :guided_channels], unconditional[:, :guided_channels]
-        return torch.cat([u + scale * (c - u), conditional[:, guided_channels:]], dim=1)
+        cond_eps, uncond_eps = conditional[:, :guided_channels], unconditional[:, :guided_channels]
+        guided_eps = uncond_eps + scale * (cond_eps - uncond_eps)
+        return torch.cat([guided_eps, conditional[:, guided_channels:]], dim=1)
 
     return denoiser
 
 
 def shared_rows(labels: Tensor, null_class: int) -> tuple[Tensor, Tensor]:
-    """Classes (M,) of the rows of conditioning, and which row each of the 2N images of a guided pass takes.
+    """The classes (N + 1,) to condition on, and the row of each of the 2N images of a guided pass.
 
-    labels: (N,) int64. Each conditional image has a row of its own, all unconditional ones share one.
+    labels: (N,) int64. Conditional image i uses row i; all unconditional images share the last row.
     """
     n = len(labels)
     classes = torch.cat([labels, labels.new_full((1,), null_class)])

@@ -1,10 +1,10 @@
-"""Random numbers that depend on nothing but (seed, image, step): the same on every device, batch and rank.
+"""Random numbers that depend only on (seed, image, step): bit-identical on every device, batch and rank.
 
-Bits come from the counter-based generator Philox 4×32-10 (Salmon et al. 2011), keyed by the seed and counting
-(word, step, image). Normals come from the Box–Muller transform, with logarithm, sine and cosine written
-out in float64 additions, multiplications, divisions and square roots. IEEE 754 rounds these in one way only,
-so no bit depends on whose mathematical library is at work. (Never compile this module: a fused
-multiply-add would round once where it must round twice.)
+Bits come from the counter-based generator Philox 4×32-10 (Salmon et al. 2011) with the seed as key and
+(word, step, image) as counter. Normals come from the Box–Muller transform, with logarithm, sine and cosine
+computed from float64 additions, multiplications, divisions and square roots. IEEE 754 specifies the rounding
+of these, so no bit depends on the math library. Do not compile this module: a fused multiply-add rounds once
+where two roundings are needed.
 """
 
 from __future__ import annotations
@@ -16,27 +16,29 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-Noise = Callable[[int, tuple[int, ...]], Tensor]  # (step of the chain, shape) → standard normal
+Noise = Callable[[int, tuple[int, ...]], Tensor]  # (sampling step, shape) → standard normal noise
 
-_LATENT = 0  # the step number of the image's first latents; step k of the chain is k + 1
-_LABEL = 2**32 - 1  # the step number of what the plan draws
+# The step word of the counter: 0 for the initial latents, k + 1 for sampling step k, the maximum for labels
+_LATENT = 0
+_LABEL = 2**32 - 1
 
 _MASK = 2**32 - 1
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 
-_ARCTANH = [float(Fraction(1, 2 * k + 1)) for k in range(11)]  # in s², for |s| ≤ 0.172: 1e-17
-_COS = [float(Fraction((-1) ** k, math.factorial(2 * k))) for k in range(9)]  # in φ², for |φ| ≤ π/4: 1e-17
+# Taylor coefficients; truncation error 1e-17 for |s| ≤ 0.172 (arctanh, in s²) and |φ| ≤ π/4 (cos, sin, in φ²)
+_ARCTANH = [float(Fraction(1, 2 * k + 1)) for k in range(11)]
+_COS = [float(Fraction((-1) ** k, math.factorial(2 * k))) for k in range(9)]
 _SIN = [float(Fraction((-1) ** k, math.factorial(2 * k + 1))) for k in range(9)]
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:
-    """Philox 4×32-10: four int64 tensors of 32-bit words and the key's two words → four such tensors."""
+    """Philox 4×32-10: a counter of four int64 tensors of 32-bit words, a key of two words → four tensors."""
     a, b, c, d = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
-        left, right = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]  # wraps modulo 2⁶⁴: every bit is right
+        left, right = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]  # wraps modulo 2⁶⁴, which keeps all 64 bits
         a, b, c, d = (
             ((right >> 32) & _MASK) ^ b ^ k0,
             right & _MASK,
@@ -48,7 +50,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
 
 
 def random_words(seed: int, indices: Tensor, step: int, count: int) -> Tensor:
-    """(N,) int64 indices of images → (N, count) int64 words, uniform in 0 … 2³² − 1."""
+    """Image indices (N,) int64 → (N, count) int64 words, uniform in 0 … 2³² − 1."""
     images = indices[:, None]
     blocks = torch.arange(-(-count // 4), dtype=torch.int64, device=indices.device)[None]
     counter = (blocks, torch.full_like(blocks, step), images & _MASK, (images >> 32) & _MASK)
@@ -57,7 +59,7 @@ def random_words(seed: int, indices: Tensor, step: int, count: int) -> Tensor:
 
 
 def normals(seed: int, indices: Tensor, step: int, count: int) -> Tensor:
-    """(N,) indices of images → (N, count) standard normal float32, to the last bit the same everywhere."""
+    """Image indices (N,) int64 → (N, count) standard normal float32, bit-identical everywhere."""
     words = random_words(seed, indices, step, 2 * (-(-count // 2)))
     radius = _sqrt_minus_2_log(words[:, 0::2])
     cos, sin = _circle(words[:, 1::2])
@@ -65,18 +67,18 @@ def normals(seed: int, indices: Tensor, step: int, count: int) -> Tensor:
 
 
 class ImageNoise:
-    """The noise of a few images: `latents` to start from, then one draw for each step of a chain."""
+    """The noise of a batch of images: the initial `latents`, then one draw per sampling step."""
 
     def __init__(self, seed: int, indices: Tensor) -> None:
-        """indices: (N,) int64, on the device where the noise is wanted."""
+        """indices: (N,) int64, on the device on which to generate the noise."""
         self.seed, self.indices = seed, indices
 
     def latents(self, shape: tuple[int, ...]) -> Tensor:
-        """Where the chains start: (N, C, H, W) float32."""
+        """The noise from which sampling starts: (N, C, H, W) float32."""
         return self._draw(_LATENT, shape)
 
     def __call__(self, step: int, shape: tuple[int, ...]) -> Tensor:
-        """The noise that step number `step` adds, counted from 0 in the order of the chain."""
+        """The noise (N, …) float32 that sampling step `step` adds; steps are counted from 0."""
         return self._draw(1 + step, shape)
 
     def _draw(self, step: int, shape: tuple[int, ...]) -> Tensor:
@@ -85,7 +87,7 @@ class ImageNoise:
 
 
 def label_words(seed: int, indices: Tensor) -> Tensor:
-    """One 32-bit word for each index, from a stream that no image's noise touches: (N,) int64."""
+    """One 32-bit word per image, (N,) int64, from a stream that is independent of the images' noise."""
     return random_words(seed, indices, _LABEL, 1)[:, 0]
 
 
@@ -99,7 +101,7 @@ def _sqrt_minus_2_log(words: Tensor) -> Tensor:
 
 
 def _circle(words: Tensor) -> tuple[Tensor, Tensor]:
-    """cos θ and sin θ for θ = 2π (word + ½)/2³² − π: the series at θ/4, then the angle doubled twice."""
+    """cos θ and sin θ for θ = 2π (word + ½)/2³² − π: Taylor series at θ/4, then two angle doublings."""
     angle = (words.double() + (0.5 - 2.0**31)) * (math.pi / 2 * 2.0**-32)
     square = angle * angle
     cos, sin = _horner(_COS, square), _horner(_SIN, square).mul_(angle)
@@ -109,7 +111,7 @@ def _circle(words: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _horner(coefficients: list[float], x: Tensor) -> Tensor:
-    """Σ coefficients[k] xᵏ, rounded after every multiplication and every addition."""
+    """Σ coefficients[k] xᵏ with a rounding after every multiplication and every addition."""
     total = torch.full_like(x, coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
         total.mul_(x).add_(coefficient)

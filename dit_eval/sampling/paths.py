@@ -1,8 +1,8 @@
-"""The paths from noise to data along which flows are trained (Ma et al. 2024, arXiv 2401.08740).
+"""The interpolation paths on which flow models are trained (Ma et al. 2024, arXiv 2401.08740).
 
-x_t = α x₁ + σ ε. Time runs as in SiT's released code: pure noise at t = 0 and data x₁ at t = 1, the other way
-round than in the paper. A network predicts the velocity E[α̇ x₁ + σ̇ ε | x], the score −E[ε | x]/σ or the
-noise E[ε | x]; on a given path each of them follows from any other.
+x_t = α x₁ + σ ε. Time runs as in SiT's released code, from noise at t = 0 to data x₁ at t = 1; in the paper
+it runs the other way. A network predicts the velocity E[α̇ x₁ + σ̇ ε | x], the score −E[ε | x]/σ or the noise
+E[ε | x]; on a given path any one of them determines the other two.
 """
 
 from __future__ import annotations
@@ -14,68 +14,70 @@ from typing import NamedTuple
 from torch import Tensor
 
 
-class Point(NamedTuple):
-    """A path at one time: how much there is of data and noise, and how fast that changes."""
+class PathCoefficients(NamedTuple):
+    """α, σ and their derivatives with respect to time, at one time."""
 
     alpha: float
     sigma: float
-    d_alpha: float  # dα/dt
+    d_alpha: float
     d_sigma: float
 
     @property
-    def turn(self) -> float:
-        """α̇σ − ασ̇, by which velocity and state differ in their shares of data and noise."""
+    def wronskian(self) -> float:
+        """α̇σ − ασ̇, the determinant of the linear map from (data, noise) to (velocity, state)."""
         return self.d_alpha * self.sigma - self.alpha * self.d_sigma
 
 
-def linear(t: float) -> Point:
-    """A straight line from noise to data; that of the public SiT."""
-    return Point(t, 1 - t, 1.0, -1.0)
+def linear(t: float) -> PathCoefficients:
+    """The straight line from noise to data, on which the public SiT was trained."""
+    return PathCoefficients(t, 1 - t, 1.0, -1.0)
 
 
-def gvp(t: float) -> Point:
-    """Variance preserving along a circle: α² + σ² = 1, at constant speed."""
+def gvp(t: float) -> PathCoefficients:
+    """Generalised variance preserving: α² + σ² = 1, at constant angular speed."""
     angle = math.pi / 2 * t
     alpha, sigma = math.sin(angle), math.cos(angle)
-    return Point(alpha, sigma, math.pi / 2 * sigma, -math.pi / 2 * alpha)
+    return PathCoefficients(alpha, sigma, math.pi / 2 * sigma, -math.pi / 2 * alpha)
 
 
-def vp(t: float) -> Point:
+def vp(t: float) -> PathCoefficients:
     """Variance preserving with β linear in time, from 20 at the noise to 0.1 at the data (Song et al. 2021).
 
-    α is 0.0066 and not 0 at t = 0; σ̇ is not finite at t = 1.
+    α is 0.0066, not 0, at t = 0; σ̇ is infinite at t = 1.
     """
-    low, high = 0.1, 20.0
-    left = 1 - t
-    beta = low + left * (high - low)
-    log_alpha = -0.5 * left * (low + beta) / 2
+    beta_min, beta_max = 0.1, 20.0
+    remaining = 1 - t
+    beta = beta_min + remaining * (beta_max - beta_min)
+    log_alpha = -0.5 * remaining * (beta_min + beta) / 2
     alpha, sigma = math.exp(log_alpha), math.sqrt(-math.expm1(2 * log_alpha))
     d_alpha = alpha * beta / 2
-    return Point(alpha, sigma, d_alpha, -alpha * d_alpha / sigma if sigma else -math.inf)
+    return PathCoefficients(alpha, sigma, d_alpha, -alpha * d_alpha / sigma if sigma else -math.inf)
 
 
-Path = Callable[[float], Point]
-PATHS: dict[str, Path] = {"linear": linear, "gvp": gvp, "vp": vp}
+PATHS: dict[str, Callable[[float], PathCoefficients]] = {"linear": linear, "gvp": gvp, "vp": vp}
 
-# (prediction, x, point) → ε, and (ε, x, point) → prediction
-_TO_NOISE: dict[str, Callable[[Tensor, Tensor, Point], Tensor]] = {
-    "velocity": lambda velocity, x, at: (at.d_alpha * x - at.alpha * velocity) / at.turn,
-    "score": lambda score, x, at: -at.sigma * score,
-    "noise": lambda noise, x, at: noise,
+Conversion = Callable[[Tensor, Tensor, PathCoefficients], Tensor]
+_TO_NOISE: dict[str, Conversion] = {  # (prediction, x, coefficients) → ε
+    "velocity": lambda velocity, x, c: (c.d_alpha * x - c.alpha * velocity) / c.wronskian,
+    "score": lambda score, x, c: -c.sigma * score,
+    "noise": lambda noise, x, c: noise,
 }
-_FROM_NOISE: dict[str, Callable[[Tensor, Tensor, Point], Tensor]] = {
-    "velocity": lambda noise, x, at: (at.d_alpha * x - at.turn * noise) / at.alpha,
-    "score": lambda noise, x, at: -noise / at.sigma,
-    "noise": lambda noise, x, at: noise,
+_FROM_NOISE: dict[str, Conversion] = {  # (ε, x, coefficients) → prediction
+    "velocity": lambda noise, x, c: (c.d_alpha * x - c.wronskian * noise) / c.alpha,
+    "score": lambda noise, x, c: -noise / c.sigma,
+    "noise": lambda noise, x, c: noise,
 }
 PREDICTIONS = tuple(_TO_NOISE)
 
 
-def convert(prediction: Tensor, x: Tensor, at: Point, *, given: str, wanted: str) -> Tensor:
-    """One prediction for the state x, as another: "velocity", "score" or "noise"; all (N, C, H, W).
+def convert(
+    prediction: Tensor, x: Tensor, coefficients: PathCoefficients, *, given: str, wanted: str
+) -> Tensor:
+    """Convert a prediction at the state x to another parametrisation; all tensors are (N, C, H, W).
 
-    A velocity that was not given needs α > 0; a score that was not given, or a noise from one, needs σ > 0.
+    given, wanted: "velocity", "score" or "noise". Converting to a velocity needs α > 0; converting to a
+    score needs σ > 0.
     """
     if given == wanted:
         return prediction
-    return _FROM_NOISE[wanted](_TO_NOISE[given](prediction, x, at), x, at)
+    return _FROM_NOISE[wanted](_TO_NOISE[given](prediction, x, coefficients), x, coefficients)

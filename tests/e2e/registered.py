@@ -1,7 +1,4 @@
-"""`dit-eval ARGUMENTS` in a process of its own: python -m tests.e2e.registered REGISTRY ARGUMENTS…
-
-Assets are looked up in that registry. Under torchrun by `torchrun`.
-"""
+"""Run `dit-eval` with the assets of another registry: python -m tests.e2e.registered REGISTRY ARGUMENTS…"""
 
 from __future__ import annotations
 
@@ -19,9 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def torchrun(ranks: int, registry: Path, *arguments: object, cache: Path) -> subprocess.CompletedProcess[str]:
-    """Run it in so many processes of one thread each."""
-    # Without the bare --, torchrun takes our --num for an abbreviation of its own --numa-binding.
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "--"]
+    """Run the command in this many processes of one thread each."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
     return subprocess.run(
         [sys.executable, *launcher, "tests.e2e.registered", registry, *map(str, arguments)],
         cwd=ROOT,

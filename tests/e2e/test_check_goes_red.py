@@ -30,7 +30,7 @@ def images(batch: Path) -> np.ndarray:
 
 
 def measured(batch: Path) -> Path:
-    """The JSON of a batch's result, with its images' influences beside it."""
+    """The JSON of a batch's result, with the influences of its images in a second file."""
     result = evaluate(batch, "digits", device="cpu")
     assert result is not None
     path = batch.with_suffix(".result.json")
@@ -92,8 +92,9 @@ def test_guidance_on_four_channels_is_refused(draw: Callable[..., Path], baselin
 
 def test_another_vae_is_refused(draw: Callable[..., Path], baseline: Path, vaes: list[Path]) -> None:
     other = draw("vae", vae=vaes[1])
-    there, here = (assets.sha256(vae / "diffusion_pytorch_model.safetensors") for vae in vaes)
-    assert_refused(check(measured(other), baseline), f"plan.decoder (vae {there} there, vae {here} here)")
+    digests = [assets.sha256(vae / "diffusion_pytorch_model.safetensors") for vae in vaes]
+    expected = "plan.decoder (vae {} there, vae {} here)".format(*digests)
+    assert_refused(check(measured(other), baseline), expected)
 
 
 def test_fewer_images_are_refused(draw: Callable[..., Path], baseline: Path) -> None:

@@ -35,15 +35,13 @@ def test_the_listing_names_every_registered_network():
 
 
 def test_every_registered_checkpoint_says_what_it_is():
-    entries = [entry for entry in assets.manifest("models").values() if entry.about["role"] == "dit"]
+    entries = [entry for entry in assets.manifest("models").values() if entry.role == "dit"]
     assert entries
     for entry in entries:
         assert entry.licence
         assert entry.source
         assert entry.bundled or entry.urls
-        assert "config" in entry.about or (
-            entry.about["model"] in DIT and entry.about["image_size"] in (256, 512)
-        )
+        assert entry.config or (entry.model in DIT and entry.image_size in (256, 512))
 
 
 @pytest.mark.parametrize(

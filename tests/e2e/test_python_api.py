@@ -59,7 +59,7 @@ def test_arrays_under_torchrun_are_refused(reference, golden_inception, monkeypa
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ([], "no array of samples came"),
+        ([], "there are no arrays of samples"),
         ([np.zeros((2, 8, 8, 3))], "is float64 2×8×8×3; expected uint8"),
         ([np.zeros((8, 8, 3), np.uint8)], "expected N×H×W×3"),
         ([np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 4, 8, 3), np.uint8)], "4×8 and the first had 8×8"),

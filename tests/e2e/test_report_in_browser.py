@@ -1,4 +1,4 @@
-"""The report in a real browser: nothing scrolls sideways, nothing complains, nothing is asked of anybody."""
+"""The report in a real browser: no horizontal scrolling, no console messages, no network requests."""
 
 from __future__ import annotations
 

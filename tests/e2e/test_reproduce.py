@@ -11,7 +11,6 @@ from click.testing import CliRunner, Result
 
 from dit_eval.cli import main
 from dit_eval.errors import UsageError
-from dit_eval.io import assets
 from dit_eval.results.result import read_result
 from tests.e2e.registered import torchrun
 from tests.registry import make_registry, use_registry
@@ -30,8 +29,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def registered(registry: Path, monkeypatch: pytest.MonkeyPatch):
     use_registry(registry, monkeypatch)
-    yield
-    assets.manifest.cache_clear()
 
 
 @pytest.fixture
@@ -43,7 +40,18 @@ def one_thread() -> Iterator[None]:
 
 
 def reproduce(out: Path, weights: Path, *more: object) -> Result:
-    arguments = ["reproduce", "table2", "--model", "tiny", "--num", "8", "--device", "cpu", "--out", str(out)]
+    arguments = [
+        "reproduce",
+        "table2",
+        "--model",
+        "tiny",
+        "--num-samples",
+        "8",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+    ]
     return CliRunner().invoke(
         main, [*arguments, "--inception", str(weights), *map(str, more)], catch_exceptions=False
     )
@@ -67,7 +75,7 @@ def test_everything_is_made_once_what_is_there_is_kept_and_other_settings_are_re
         assert f"tiny (cfg={cfg:.2f})" in first.stdout
     assert "BigGAN-deep" in first.stdout
     assert "8 images, not 50,000" in " ".join(first.stdout.split())
-    assert first.stdout.endswith(f"The report: {out / 'report.html'}\n")
+    assert first.stdout.endswith(f"Report: {out / 'report.html'}\n")
     page = (out / "report.html").read_text("utf-8")
     assert page.count("<svg") == 6
     assert "reference" in page
@@ -79,8 +87,8 @@ def test_everything_is_made_once_what_is_there_is_kept_and_other_settings_are_re
     assert again.stdout == first.stdout
     changed = {name for name, stamp in stamps(out).items() if stamp != made[name]}
     assert changed == {"cfg-1.25.result.json", "cfg-1.50.npz", "cfg-1.50.json", "report.html"}
-    with pytest.raises(UsageError, match=r"made with other settings: .*num \(8 there, 9 here\)"):
-        reproduce(out, golden_inception, "--num", 9)
+    with pytest.raises(UsageError, match=r"made with other settings: .*num \(8 before, 9 now\)"):
+        reproduce(out, golden_inception, "--num-samples", 9)
 
 
 @pytest.mark.usefixtures("registered")
@@ -93,7 +101,6 @@ def test_an_unknown_model_or_one_without_a_reference_is_one_sentence(
     text = manifest.read_text("utf-8")
     try:
         manifest.write_text(text.replace('reference = "tiny"\n', ""), "utf-8")
-        assets.manifest.cache_clear()
         with pytest.raises(UsageError, match="no reference is registered for tiny"):
             reproduce(tmp_path / "out", golden_inception)
     finally:
@@ -106,16 +113,16 @@ def test_an_unknown_model_or_one_without_a_reference_is_one_sentence(
 def test_two_ranks_make_the_same_batches_and_numbers(
     golden_inception: Path, registry: Path, tmp_path: Path, one_thread: None
 ) -> None:
-    options = ["--model", "tiny", "--num", 8, "--device", "cpu", "--inception", golden_inception]
+    options = ["--model", "tiny", "--num-samples", 8, "--device", "cpu", "--inception", golden_inception]
     arguments = ["reproduce", "table2", *options, "--out", tmp_path / "2"]
     done = torchrun(2, registry, *arguments, cache=tmp_path / "cache")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("The report:") == 1
+    assert done.stdout.count("Report:") == 1
     assert sorted(path.name for path in (tmp_path / "2").iterdir()) == FILES
     reproduce(tmp_path / "1", golden_inception)
     for stem in STEMS:
-        one, two = (read_result(tmp_path / ranks / f"{stem}.result.json") for ranks in "12")
-        assert one.samples["digest"] == two.samples["digest"]
-        assert one.metrics == pytest.approx(two.metrics, rel=1e-6)
-        assert one.classes == two.classes
-        assert two.environment["processes"] == 2
+        single, double = (read_result(tmp_path / ranks / f"{stem}.result.json") for ranks in "12")
+        assert single.samples["digest"] == double.samples["digest"]
+        assert single.metrics == pytest.approx(double.metrics, rel=1e-6)
+        assert single.classes == double.classes
+        assert double.environment["processes"] == 2

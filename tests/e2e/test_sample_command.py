@@ -1,4 +1,4 @@
-"""`dit-eval sample` as a user meets it, on S/8 with random weights drawing 8×8 pixels."""
+"""`dit-eval sample` from the command line: S/8 with random weights and 8×8 pixels, and the bundled digits."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def command(weights, tmp_path):
-    """The arguments that draw 24 images into an empty folder."""
+    """The arguments that sample 24 images into an empty folder."""
 
     def arguments(*more: object, out: Path = tmp_path / "b.npz") -> list[object]:
-        model = ("--model", "S/8", "--ckpt", weights, "--num", 24, "--batch-size", 4, "--steps", 4)
+        model = ("--model", "S/8", "--ckpt", weights, "--num-samples", 24, "--batch-size", 4, "--steps", 4)
         return ["sample", *model, "--out", out, *more]
 
     return arguments
@@ -46,7 +46,7 @@ def command(weights, tmp_path):
 
 @pytest.fixture
 def started(command):
-    """The same in a process of its own, begun."""
+    """The same command, started in a process of its own."""
 
     def start(*more: object, **out: Path) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -68,36 +68,36 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, output, errors
 
 
-def test_batch_is_named_on_standard_output_and_drawn_as_a_grid(command, tmp_path):
+def test_path_of_the_batch_is_printed_and_its_grid_written(command, tmp_path):
     code, output, errors = dit_eval(*command("--cfg", 1.5, "--grid", tmp_path / "grid.png"))
     assert (code, output) == (0, f"{tmp_path / 'b.npz'}\n"), errors
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.size == (5 * 64, 5 * (64 + 14))
 
 
-def test_name_of_a_sit_is_sampled_by_an_sde(command, tmp_path):
+def test_sit_is_sampled_by_sde(command, tmp_path):
     code, _, errors = dit_eval(*command("--model", "SiT-S/8", "--cfg", 1.5, "--diffusion", "kl"))
     assert code == 0, errors
     plan = json.loads((tmp_path / "b.json").read_text("utf-8"))["plan"]
     assert (plan["model"], plan["sampler"], plan["diffusion"]) == ("SiT-S/8", "sde", "kl")
 
 
-def test_npz_is_what_evaluators_read(command, tmp_path):
+def test_npz_can_be_read_by_evaluators(command, tmp_path):
     assert dit_eval(*command()).returncode == 0
     with zipfile.ZipFile(tmp_path / "b.npz") as archive:
         info = archive.getinfo("arr_0.npy")
         assert info.compress_type == zipfile.ZIP_STORED
         assert info.date_time == (1980, 1, 1, 0, 0, 0)
-        with archive.open(info) as stream:  # in pieces, as ADM's evaluator does
+        with archive.open(info) as stream:  # in chunks, as ADM's evaluator does
             assert np.lib.format.read_magic(stream) == (1, 0)
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
             assert (shape, fortran, dtype) == ((24, 8, 8, 3), False, np.uint8)
-            pieces = [stream.read(6 * 8 * 8 * 3) for _ in range(4)]
+            chunks = [stream.read(6 * 8 * 8 * 3) for _ in range(4)]
     with np.load(tmp_path / "b.npz") as arrays:
-        assert b"".join(pieces) == arrays["arr_0"].tobytes()
+        assert b"".join(chunks) == arrays["arr_0"].tobytes()
 
 
-def test_interrupt_exits_130_and_the_same_command_goes_on(started, tmp_path):
+def test_interrupt_exits_130_and_the_same_command_resumes(started, tmp_path):
     assert finish(started(out=tmp_path / "whole.npz"))[0] == 0
     folder = tmp_path / "b.partial"
     process = started("--steps", 4)
@@ -113,7 +113,7 @@ def test_interrupt_exits_130_and_the_same_command_goes_on(started, tmp_path):
     assert sha256(tmp_path / "b.npz") == sha256(tmp_path / "whole.npz")
 
 
-def test_part_of_a_job_array_says_that_others_are_awaited(command):
+def test_part_of_a_job_array_reports_that_others_have_not_finished(command):
     code, output, errors = dit_eval(*command("--shard", "1/2"))
     assert (code, output) == (0, "")
     assert "other processes" in errors
@@ -126,9 +126,9 @@ def test_part_of_a_job_array_says_that_others_are_awaited(command):
         (["--model", "S/4"], "does not fit the model"),
         (["--ckpt", "nowhere.pt"], "nowhere.pt"),
         (["--steps", "ddim300"], "ddim250"),
-        (["--sampler", "ode"], "DiT-S/8 is a DiT, sampled by ddpm or ddim"),
-        (["--model", "SiT-S/8", "--sampler", "ddim"], "SiT-S/8 is a SiT, sampled by ode or sde"),
-        (["--model", "SiT-S/8", "--sampler", "ode", "--solver", "dopri5"], "dopri5 chooses its steps"),
+        (["--sampler", "ode"], "sampler ode does not fit DiT-S/8, which is a DiT"),
+        (["--model", "SiT-S/8", "--sampler", "ddim"], "sampler ddim does not fit SiT-S/8, which is a SiT"),
+        (["--model", "SiT-S/8", "--sampler", "ode", "--solver", "dopri5"], "dopri5 chooses its own steps"),
         (["--diffusion", "kl"], "diffusion is an option of sde"),
         (["--labels", "1000"], "class 1000 does not exist"),
         (["--shard", "2"], "not of the form K/N"),
@@ -143,28 +143,51 @@ def test_wrong_use_is_one_sentence_and_exit_2(command, tmp_path, arguments, comp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_torchrun_samples_the_same_bytes_as_one_process(tmp_path):
+    """`--num`, the former name of --num-samples, is taken by torchrun for its own --numa-binding."""
+    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "2", "-m", "dit_eval"]
+    digits = ["sample", "--model", "digits", "--num-samples", "20", "--batch-size", "4", "--steps", "5"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PET_STANDALONE": "1"}  # any free port
+    subprocess.run(
+        [*torchrun, *digits, "--out", str(tmp_path / "a.npz")], cwd=ROOT, env=environment, check=True
+    )
+    former = [argument.replace("--num-samples", "--num") for argument in digits]
+    assert dit_eval(*former, "--out", tmp_path / "b.npz").returncode == 0
+    assert sha256(tmp_path / "a.npz") == sha256(tmp_path / "b.npz")
+    assert json.loads((tmp_path / "a.json").read_text("utf-8"))["environment"]["processes"] == 2
+
+
+def test_help_has_groups_and_hides_the_former_name_of_the_number_of_samples():
+    lines = dit_eval("sample", "--help").stdout.splitlines()
+    for title in ("Model", "Sampling", "Guidance", "Output", "Performance", "SiT"):
+        assert f"{title}:" in lines
+    assert any(line.startswith("  --num-samples N") for line in lines)
+    assert not any(line.startswith("  --num ") for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 1 MB, where one may be mounted."""
-    place = tmp_path / "disk"
-    place.mkdir()
+    """A file system of 1 MB, if one can be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("no tmpfs can be mounted here")
-    yield place
-    subprocess.run(["umount", place], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
 
 
-def test_full_disk_keeps_the_shards_and_the_same_command_goes_on(started, small_disk, tmp_path):
-    num = ["--num", 100]
+def test_full_disk_keeps_the_shards_and_the_same_command_resumes(started, small_disk, tmp_path):
+    num = ["--num-samples", 100]
     assert finish(started(*num, out=tmp_path / "whole.npz"))[0] == 0
     process = started(*num, out=small_disk / "b.npz")
     folder = small_disk / "b.partial"
     while process.poll() is None and not list(folder.glob("0*.npz")):
         time.sleep(0.005)
-    ballast = small_disk / "ballast"  # what another program writes meanwhile
+    ballast = small_disk / "ballast"  # written by another program
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 40_000))
     code, _, errors = finish(process)
     assert code == 2

@@ -1,4 +1,4 @@
-"""However many processes draw a batch, and whenever they are killed: the same bytes, or no file."""
+"""Any number of processes, killed at any time, samples the same bytes or leaves no file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def start(out: Path, weights: Path, *, ranks: int = 0, shard: str = "1/1") -> subprocess.Popen[bytes]:
-    """Start one process, or torchrun with so many ranks, as the leader of a process group."""
+    """Start one process, or torchrun with this many ranks, as the leader of a process group."""
     program = ["-m", "tests.e2e.draw", str(out), str(weights), shard]
     if ranks:
         program = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *program]
@@ -48,7 +48,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(weights, tmp_path_factory):
-    """The digest of the batch that one undisturbed process draws."""
+    """The digest of the batch that a single uninterrupted process samples."""
     out = tmp_path_factory.mktemp("whole") / "b.npz"
     assert start(out, weights).wait() == 0
     return sha256(out)
@@ -56,36 +56,36 @@ def expected(weights, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_any_number_of_ranks_draws_the_same_bytes(weights, expected, tmp_path, ranks):
+def test_any_number_of_ranks_samples_the_same_bytes(weights, expected, tmp_path, ranks):
     assert start(tmp_path / "b.npz", weights, ranks=ranks).wait() == 0
     assert sha256(tmp_path / "b.npz") == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.json", "b.npz"]
 
 
 @pytest.mark.slow
-def test_shards_started_side_by_side_draw_the_same_bytes(weights, expected, tmp_path):
+def test_concurrent_shards_sample_the_same_bytes(weights, expected, tmp_path):
     processes = [start(tmp_path / "b.npz", weights, shard=f"{k}/3") for k in (1, 2, 3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert sha256(tmp_path / "b.npz") == expected
 
 
 @pytest.mark.slow
-def test_batch_survives_being_killed_at_random_moments(weights, expected, tmp_path):
+def test_batch_survives_kills_at_random_times(weights, expected, tmp_path):
     out = tmp_path / "b.npz"
     folder = tmp_path / "b.partial"
-    chance = random.Random(0)
+    generator = random.Random(0)
     kills = midway = 0
     while kills < KILLS:
-        process = start(out, weights, ranks=chance.choice([0, 0, 0, 2, 3]))
+        process = start(out, weights, ranks=generator.choice([0, 0, 0, 2, 3]))
         before = len(list(folder.glob("*")))
         while process.poll() is None and len(list(folder.glob("*"))) == before:
             time.sleep(0.002)  # until it has written something
-        time.sleep(chance.uniform(0, 0.3))
+        time.sleep(generator.uniform(0, 0.3))
         if process.poll() is None:
             kill(process)
             kills += 1
             midway += 0 < len(list(folder.glob("0*.npz"))) < BATCHES
-        if out.exists():  # whole, or not there
+        if out.exists():  # then it is complete
             assert sha256(out) == expected
             out.unlink()
     assert midway >= KILLS // 2
@@ -95,7 +95,7 @@ def test_batch_survives_being_killed_at_random_moments(weights, expected, tmp_pa
 
 
 @pytest.mark.slow
-def test_batch_survives_being_killed_while_it_is_merged(weights, expected, tmp_path):
+def test_batch_survives_a_kill_during_the_merge(weights, expected, tmp_path):
     out = tmp_path / "b.npz"
     folder = tmp_path / "b.partial"
     assert start(out, weights, shard="1/2").wait() == 0

@@ -39,7 +39,7 @@ def registry(golden_inception: Path, tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "models").mkdir()
     with serving({path: file.read_bytes() for path, file in files.items()}) as server:
         for manifest, name, path, more in (
-            ("models/manifest.toml", "inception-2015-12-05", "/inception.safetensors", ""),
+            ("models/manifest.toml", "inception-2015-12-05", "/inception.safetensors", 'role = "features"\n'),
             ("reference_stats/manifest.toml", "case-c-ref", "/ref.npz", ""),
             (
                 "reference_stats/certificates.toml",

@@ -96,8 +96,8 @@ def test_stored_statistics_serve_fid_and_sfid_and_images_the_rest(
     assert result is not None
     assert_golden(result.metrics, expected("case_C2_precomputed_ref"), 300)
     assert result.reference["statistics"] == "stored"
-    assert "stored" in result.against["fid"]
-    assert "300" in result.against["precision"]
+    assert "stored" in result.measured_against["fid"]
+    assert "300" in result.measured_against["precision"]
 
 
 def test_a_reference_that_we_make_gives_the_numbers_of_its_images(

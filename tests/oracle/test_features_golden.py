@@ -8,13 +8,14 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-import torch_fidelity.feature_extractor_inceptionv3 as theirs
+import torch_fidelity.feature_extractor_inceptionv3 as torch_fidelity_inception
 
 from dit_eval.features.extractor import FeatureExtractor, Features
 from dit_eval.features.network import read_weights
 from dit_eval.features.protocols import PROTOCOLS
 from dit_eval.features.resize import tf1_bilinear
 from dit_eval.io.batches import open_images
+from dit_eval.runtime import onednn
 from tests.shared import shared
 
 SIZES = (64, 256, 512)
@@ -25,45 +26,63 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 @pytest.fixture(scope="module")
-def ours(golden_inception: Path) -> dict[int, Features]:
+def features(golden_inception: Path) -> dict[int, Features]:
     extractor = FeatureExtractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))
-    features = {}
+    by_size = {}
     for size in SIZES:
         blocks = list(extractor.stream(open_images(shared("golden", f"caseA_{size}.npz")), 8))
-        features[size] = Features(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
-    return features
+        by_size[size] = Features(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
+    return by_size
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", ["pool", "spatial"])
 def test_features_are_those_of_the_tensorflow_evaluator(
-    ours: dict[int, Features], size: int, name: str
+    features: dict[int, Features], size: int, name: str
 ) -> None:
     expected = np.load(shared("golden", "caseA_expected.npz"))[f"{name}_{size}"]
-    found = getattr(ours[size], name)
+    found = getattr(features[size], name)
     assert relative(found, expected) <= 2e-5
     assert np.abs(found - expected).max() <= 2e-4
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_probabilities_are_those_of_the_tensorflow_evaluator(ours: dict[int, Features], size: int) -> None:
+def test_probabilities_are_those_of_the_tensorflow_evaluator(
+    features: dict[int, Features], size: int
+) -> None:
     expected = np.load(shared("golden", "caseA_expected.npz"))[f"softmax_{size}"]
-    assert np.abs(ours[size].probabilities - expected).max() <= 1e-4
-    assert (ours[size].probabilities.argmax(1) == expected.argmax(1)).all()
+    assert np.abs(features[size].probabilities - expected).max() <= 1e-4
+    assert (features[size].probabilities.argmax(1) == expected.argmax(1)).all()
 
 
 def test_features_stay_within_1e_5_of_torch_fidelitys_network_in_float64(
-    ours: dict[int, Features], golden_inception: Path, tmp_path: Path
+    features: dict[int, Features], golden_inception: Path, tmp_path: Path
 ) -> None:
-    """On the same resized images: theirs is layer by layer as written, ours folds, fuses and reorders."""
+    """On the same resized images; torch-fidelity's layers are not folded, fused or rearranged."""
     images = np.concatenate(list(open_images(shared("golden", "caseA_256.npz")).blocks(24)))
     resized = tf1_bilinear(torch.from_numpy(images)).double() * 128 + 128  # in pixels, exactly
     torch.save(read_weights(golden_inception), tmp_path / "weights.pth")
-    network = theirs.FeatureExtractorInceptionV3("", ["2048"], str(tmp_path / "weights.pth")).double()
+    network = torch_fidelity_inception.FeatureExtractorInceptionV3(
+        "", ["2048"], str(tmp_path / "weights.pth")
+    ).double()
     network.feature_extractor_internal_dtype = torch.float64  # its argument "float64" means float32
     spatial = []
     network.Mixed_6d.branch1x1.register_forward_hook(lambda _, __, y: spatial.append(y[:, :7]))
-    with patch.object(theirs, "interpolate_bilinear_2d_like_tensorflow1x", lambda *_, **__: resized):
+    with patch.object(
+        torch_fidelity_inception, "interpolate_bilinear_2d_like_tensorflow1x", lambda *_, **__: resized
+    ):
         (pool,) = network(torch.from_numpy(images).permute(0, 3, 1, 2))
-    assert relative(ours[256].pool, pool.numpy()) <= 1e-5
-    assert relative(ours[256].spatial, spatial[0].permute(0, 2, 3, 1).flatten(1).numpy()) <= 1e-5
+    assert relative(features[256].pool, pool.numpy()) <= 1e-5
+    assert relative(features[256].spatial, spatial[0].permute(0, 2, 3, 1).flatten(1).numpy()) <= 1e-5
+
+
+def test_features_without_onednns_private_operators_stay_within_1e_5(
+    features: dict[int, Features], golden_inception: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = next(iter(open_images(shared("golden", "caseA_64.npz")).blocks(4)))
+    monkeypatch.setattr(onednn, "private_operator", lambda name: None)
+    found = FeatureExtractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))(images)
+    expected = Features(*(part[: len(images)] for part in features[64]))
+    assert relative(found.pool, expected.pool) <= 1e-5
+    assert relative(found.spatial, expected.spatial) <= 1e-5
+    assert np.abs(found.probabilities - expected.probabilities).max() <= 1e-5

@@ -115,7 +115,7 @@ def rounded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def digits(folder: Path, name: str, seed: int, steps: int, ckpt: Path | None = None) -> Path:
     """The written result of DIGITS digits."""
-    config = DiTConfig(**assets.lookup("models", "digits").about["config"])
+    config = DiTConfig(**assets.lookup("models", "digits").config)
     batch = generate(
         config if ckpt else "digits",
         ckpt=ckpt,
@@ -146,5 +146,5 @@ def test_weights_of_4_bits_and_8_steps_instead_of_250_are_red(
         assert all(each.paired for each in found.comparisons)
         record_property(name, {each.name: each.verdict for each in found.comparisons})
         fid = found.comparisons[0]
-        record_property(f"{name}, FID", f"{fid.baseline:.2f} to {fid.value:.2f}, ± {fid.reach:.2f}")
+        record_property(f"{name}, FID", f"{fid.baseline:.2f} to {fid.value:.2f}, ± {fid.half_width:.2f}")
         assert not found.passed, name

@@ -1,4 +1,4 @@
-"""Downloads from a loopback server: verified, resumed, mirrored, refused offline."""
+"""Manifests, and downloads from a loopback server: verified, resumed, mirrored, refused offline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from dit_eval import cli
 from dit_eval.errors import AssetError, UsageError
 from dit_eval.io import assets
-from dit_eval.io.assets import Asset
+from dit_eval.io.assets import Asset, ModelEntry
 from tests.loopback import Server, serving
 
 KINDS: tuple[assets.Kind, ...] = ("models", "reference_stats")
@@ -53,12 +53,12 @@ def test_a_download_is_verified_kept_and_not_repeated(asset: Asset, server: Serv
     assert len(server.requests) == 1
 
 
-def test_a_download_is_shown_by_name_and_bytes_and_only_where_it_was_asked_for(asset: Asset) -> None:
+def test_a_download_is_shown_by_name_and_bytes_only_inside_downloads_shown(asset: Asset) -> None:
     opened: list[str] = []
     seen: list[tuple[int, int | None]] = []
 
     @contextmanager
-    def bar(name: str) -> Iterator[assets.Progress]:
+    def bar(name: str) -> Iterator[assets.DownloadProgress]:
         opened.append(name)
         yield lambda done, total: seen.append((done, total))
 
@@ -80,13 +80,16 @@ def test_a_download_is_shown_by_name_and_bytes_and_only_where_it_was_asked_for(a
         ("ref", "fetch", "far"),
     ],
 )
-def test_every_command_shows_its_downloads_alike(
+def test_every_command_shows_its_downloads(
     arguments: tuple[str, ...], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    far = {kind: Asset(name="far", kind=kind, urls=(f"{server.url}/far.npz",)) for kind in KINDS}
-    far["models"] = replace(far["models"], about={"role": "dit", "model": "S/8", "image_size": 256})
-    known = {kind: {**assets.manifest(kind), "far": far[kind]} for kind in KINDS}
+    urls = (f"{server.url}/far.npz",)
+    far = (
+        ModelEntry(name="far", role="dit", model="S/8", image_size=256, urls=urls),
+        Asset(name="far", kind="reference_stats", urls=urls),
+    )
+    known = {asset.kind: {**assets.manifest(asset.kind), "far": asset} for asset in far}
     monkeypatch.setattr(assets, "manifest", known.__getitem__)
     monkeypatch.setattr(cli, "download_bar", lambda name: nullcontext(opened.append(name)))
     np.savez(tmp_path / "samples.npz", np.zeros((4, 8, 8, 3), np.uint8))
@@ -94,7 +97,7 @@ def test_every_command_shows_its_downloads_alike(
     assert opened == ["far"]
 
 
-def test_an_interrupted_download_goes_on_where_it_stopped(asset: Asset, server: Server) -> None:
+def test_an_interrupted_download_is_resumed(asset: Asset, server: Server) -> None:
     part_of(asset).write_bytes(CONTENT[:1234])
     assert assets.fetch(asset).read_bytes() == CONTENT
     assert server.requests == [("/thing.bin", "bytes=1234-")]
@@ -115,7 +118,7 @@ def test_a_part_that_is_already_whole_is_not_fetched_again(asset: Asset, server:
 
 def test_a_connection_that_closes_early_keeps_the_part_and_says_so(asset: Asset, server: Server) -> None:
     broken = replace(asset, urls=(f"{server.url}/short",))
-    with pytest.raises(AssetError, match=r"Run again to go on where it stopped"):
+    with pytest.raises(AssetError, match=r"Run again to resume"):
         assets.fetch(broken)
     assert 0 < part_of(broken).stat().st_size < len(CONTENT)
     assert not assets.is_present(broken)
@@ -154,13 +157,13 @@ def test_offline_says_where_to_put_the_file(asset: Asset, server: Server) -> Non
     assert server.requests == []
 
 
-def test_no_network_is_a_sentence(asset: Asset) -> None:
+def test_no_network_is_an_error(asset: Asset) -> None:
     asset = replace(asset, urls=("http://127.0.0.1:9/thing.bin",))
     with pytest.raises(AssetError, match="could not be downloaded"):
         assets.fetch(asset)
 
 
-def test_a_cache_that_cannot_be_written_is_a_sentence(
+def test_a_cache_that_cannot_be_written_is_an_error(
     asset: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -170,7 +173,7 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_manifests_are_whole(kind: assets.Kind) -> None:
+def test_every_entry_of_the_manifests_is_complete(kind: assets.Kind) -> None:
     for asset in assets.manifest(kind).values():
         assert asset.licence, asset.name
         assert asset.source, asset.name
@@ -178,6 +181,62 @@ def test_the_manifests_are_whole(kind: assets.Kind) -> None:
         assert asset.sha256 is None or len(asset.sha256) == 64
 
 
-def test_an_unknown_name_says_which_there_are() -> None:
+def test_an_unknown_name_is_an_error_that_lists_the_registered_ones() -> None:
     with pytest.raises(UsageError, match=r"registered: .*inception-2015-12-05"):
         assets.lookup("models", "inception-2016")
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only manifests, for tests that write them."""
+    for kind in KINDS:
+        (tmp_path / kind).mkdir()
+    monkeypatch.setattr(assets, "folder", lambda kind: tmp_path / kind)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        (
+            "models/manifest.toml",
+            'role = "dit"\nstpes = 50',
+            r"manifest\.toml: entry \[tiny\] has the unknown key 'stpes'; known keys are urls, .*steps",
+        ),
+        ("models/manifest.toml", 'role = "dit"\nkind = "models"', "unknown key 'kind'"),
+        ("models/manifest.toml", "steps = 50", r"entry \[tiny\] lacks the key 'role'"),
+        ("reference_stats/manifest.toml", "steps = 50", "unknown key 'steps'"),
+        (
+            "reference_stats/certificates.toml",
+            'protocol = "adm"\nreference = "tiny"\npublished = {}',
+            r"certificates\.toml: entry \[tiny\] lacks the key 'tolerance'",
+        ),
+    ],
+)
+def test_an_unknown_or_missing_key_of_a_manifest_is_an_error_that_names_it(
+    registry: Path, file: str, content: str, words: str
+) -> None:
+    (registry / file).write_text(f"[tiny]\n{content}\n")
+    kind, name = file.split("/")
+    with pytest.raises(AssetError, match=words):
+        assets.certificates() if name == "certificates.toml" else assets.manifest(kind)  # type: ignore[arg-type]
+
+
+def test_a_model_has_as_defaults_the_sampling_options_that_its_entry_sets(registry: Path) -> None:
+    (registry / "models" / "manifest.toml").write_text(
+        '[tiny]\nrole = "dit"\nfile = "a"\nimage_size = 8\ncfg = 1.5\nsteps = 0\npath = "linear"\n'
+    )
+    entry = assets.lookup("models", "tiny")
+    assert (entry.role, entry.family, entry.bundled, entry.urls) == ("dit", "DiT", True, ())
+    assert entry.defaults == {"cfg": 1.5, "steps": 0, "path": "linear"}
+
+
+def test_every_model_says_what_its_role_needs() -> None:
+    for entry in assets.manifest("models").values():
+        assert entry.role in ("dit", "vae", "features"), entry.name
+        if entry.role == "dit":
+            assert entry.image_size, entry.name
+            assert bool(entry.model) != bool(entry.config), entry.name
+        if entry.role == "vae":
+            assert entry.scale, entry.name
+            assert entry.config, entry.name

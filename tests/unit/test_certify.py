@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dit_eval.commands.certify import certify as command
-from dit_eval.diagnostics.certify import Finding
+from dit_eval.diagnostics.certify import CertifiedNumber
 from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.features.protocols import PROTOCOLS
 from dit_eval.io import assets
@@ -77,10 +77,8 @@ def publish(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             stream.write(f'reference = "{reference}"\nprotocol = "digits"\n')
             stream.write(f"published = {inline(numbers)}\n")
             stream.write(f"tolerance = {inline(dict.fromkeys(numbers, TOLERANCE))}\n")
-        assets.manifest.cache_clear()
 
-    yield add
-    assets.manifest.cache_clear()
+    return add
 
 
 Publish = Callable[..., None]
@@ -112,8 +110,8 @@ def test_numbers_that_hold_exit_0_and_the_certificate_says_of_what(
     certificate = json.loads(out.read_text("utf-8"))
     assert certificate["holds"]
     (batch,) = certificate["batches"]
-    assert {name: each["found"] for name, each in batch["numbers"].items()} == pytest.approx(measured)
-    assert {each["verdict"] for each in batch["numbers"].values()} == {"holds"}
+    assert {name: number["found"] for name, number in batch["numbers"].items()} == pytest.approx(measured)
+    assert {number["verdict"] for number in batch["numbers"].values()} == {"holds"}
     assert batch["files"]["samples"]["sha256"] == hashlib.sha256(samples).hexdigest()
     assert batch["files"]["reference"]["sha256"] == assets.sha256(DIGITS)
     weights = assets.lookup("models", "digits-features")
@@ -130,7 +128,7 @@ def test_a_number_that_is_off_exits_1_and_is_named(
     assert run.returncode == 1, run.stderr
     assert "Does not hold: stand-in sfid." in run.stdout
     numbers = json.loads(out.read_text("utf-8"))["batches"][0]["numbers"]
-    assert [name for name, each in numbers.items() if each["verdict"] != "holds"] == ["sfid"]
+    assert [name for name, number in numbers.items() if number["verdict"] != "holds"] == ["sfid"]
     assert numbers["sfid"]["difference"] == pytest.approx(-3 * TOLERANCE, rel=1e-3)
 
 
@@ -154,7 +152,7 @@ def test_an_interrupted_download_is_exit_2_and_goes_on_where_it_stopped(
     server.short.add("/samples.npz")
     run = certify(out)
     assert_one_sentence(run)
-    assert "Run again to go on where it stopped" in run.stderr
+    assert "Run again to resume" in run.stderr
     assert list(out.parent.iterdir()) == []
     server.short.clear()
     assert certify(out).returncode == 0
@@ -194,7 +192,7 @@ def test_only_one_batch_is_fetched_and_measured_if_it_is_named(
     assert [batch["name"] for batch in json.loads(out.read_text("utf-8"))["batches"]] == ["second"]
     unknown = certify(out, "--only", "third")
     assert_one_sentence(unknown)
-    assert "there are: first, second" in unknown.stderr
+    assert "known: first, second" in unknown.stderr
 
 
 def test_offline_says_where_to_put_the_file_and_asks_nobody(
@@ -208,22 +206,22 @@ def test_offline_says_where_to_put_the_file_and_asks_nobody(
 
 
 def test_what_is_not_a_number_does_not_hold() -> None:
-    verdicts = {
-        found: Finding(metric="fid", published=2.0, found=found, tolerance=0.5).verdict
+    outcomes = {
+        found: CertifiedNumber(metric="fid", published=2.0, found=found, tolerance=0.5).outcome
         for found in (2.5, 1.5, 2.6, float("nan"), float("inf"), None)
     }
-    assert list(verdicts.values()) == ["holds", "holds", "off", "off", "off", "absent"]
+    assert list(outcomes.values()) == ["holds", "holds", "off", "off", "off", "absent"]
 
 
-@pytest.mark.parametrize("name", assets.manifest("reference_stats", "certificates.toml"))
+@pytest.mark.parametrize("name", assets.certificates())
 def test_every_published_batch_is_whole(name: str) -> None:
-    entry = assets.manifest("reference_stats", "certificates.toml")[name]
+    entry = assets.certificates()[name]
     assert entry.urls[0].startswith("https://")
     assert entry.licence
     assert entry.source
-    assert entry.about["protocol"] in PROTOCOLS
-    assets.lookup("reference_stats", entry.about["reference"])
-    assert entry.about["published"].keys() == entry.about["tolerance"].keys() <= METRICS.keys()
-    assert all(0 < tolerance < 1 for tolerance in entry.about["tolerance"].values())
-    (only,) = (each for each in command.params if each.name == "only")
+    assert entry.protocol in PROTOCOLS
+    assets.lookup("reference_stats", entry.reference)
+    assert entry.published.keys() == entry.tolerance.keys() <= METRICS.keys()
+    assert all(0 < tolerance < 1 for tolerance in entry.tolerance.values())
+    (only,) = (option for option in command.params if option.name == "only")
     assert name in getattr(only, "help", "")

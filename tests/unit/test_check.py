@@ -1,4 +1,4 @@
-"""The check: what is refused, what is worse, and what a machine reads of it."""
+"""`check`: what is refused, what is worse, and the output formats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dit_eval.cli import main
 from dit_eval.errors import ResultError, UsageError
 from dit_eval.results.check import Tolerance, check, update_baseline
 from dit_eval.results.check_formats import render
-from dit_eval.results.comparability import differences, fingerprint
+from dit_eval.results.comparability import differences, result_fingerprint
 from dit_eval.results.influence import read_influence, write_influence
 from dit_eval.results.result import Result, write_result
 
@@ -84,9 +84,13 @@ def written(path: Path, value: Result, influence: dict[str, np.ndarray] | None =
     return path
 
 
-def verdicts(folder: Path, ours: Result, theirs: Result, **options: Any) -> dict[str, str]:
-    found = check(written(folder / "a.json", ours), written(folder / "b.json", theirs), **options)
-    return {each.name: each.verdict for each in found.comparisons}
+def verdicts(folder: Path, value: Result, baseline: Result, **options: Any) -> dict[str, str]:
+    paths = written(folder / "a.json", value), written(folder / "b.json", baseline)
+    return {comparison.name: comparison.verdict for comparison in check(*paths, **options).comparisons}
+
+
+def fingerprint_of(value: Result) -> str:
+    return result_fingerprint(value.protocol, value.samples, value.reference)
 
 
 def test_a_result_is_the_same_as_itself(tmp_path: Path) -> None:
@@ -109,16 +113,16 @@ def test_a_difference_within_its_interval_or_its_tolerance_is_the_same(tmp_path:
 
 
 def test_pairs_see_what_two_separate_intervals_cannot(tmp_path: Path) -> None:
-    ours, shared_noise = result({"fid": 5.1}, weights="other"), noise()
-    assert verdicts(tmp_path, ours, result())["fid"] == "same"
+    slightly_worse, shared_noise = result({"fid": 5.1}, weights="other"), noise()
+    assert verdicts(tmp_path, slightly_worse, result())["fid"] == "same"
     slightly_other = shared_noise | {"fid": shared_noise["fid"] * np.float32(1.1)}
-    a = written(tmp_path / "a.json", ours, slightly_other)
+    a = written(tmp_path / "a.json", slightly_worse, slightly_other)
     b = written(tmp_path / "b.json", result(), shared_noise)
     (fid, *_) = check(a, b).comparisons
     assert fid.paired
     assert fid.verdict == "worse"
     other_seed = written(tmp_path / "c.json", result(seed=1), noise(1))
-    assert not any(each.paired for each in check(other_seed, b).comparisons)
+    assert not any(comparison.paired for comparison in check(other_seed, b).comparisons)
 
 
 @pytest.mark.parametrize(
@@ -145,15 +149,14 @@ def test_what_does_not_measure_the_same_is_refused_by_name_and_has_another_finge
         verdicts(tmp_path, other, result())
     found = check(tmp_path / "a.json", tmp_path / "b.json", force=True)
     assert any("by force" in note for note in found.notes)
-    prints = {fingerprint(each.protocol, each.samples, each.reference) for each in (other, result())}
-    assert len(prints) == 2
+    assert fingerprint_of(other) != fingerprint_of(result())
 
 
 def test_the_subject_of_a_comparison_may_differ() -> None:
     subject = {"steps": "8", "sampler": "ddim", "weights": "0", "precision": "bf16", "device": "cuda"}
     assert differences(result(None, **subject), result()) == []
     bare = replace(result(), samples={k: v for k, v in result().samples.items() if k != "plan"})
-    assert any("not recorded here" in each for each in differences(bare, result()))
+    assert any("not recorded here" in difference for difference in differences(bare, result()))
 
 
 def test_a_result_from_before_rounding_was_recorded_is_not_taken_for_one_of_the_same_rounding() -> None:
@@ -177,7 +180,8 @@ def test_a_published_row_stands_for_50_000_images_of_its_size(tmp_path: Path) ->
         check(path, published="dit-xl-2-g-1.50")
     many = result(row)
     path = written(tmp_path / "a.json", replace(many, samples=dict(many.samples) | {"n": 50_000}))
-    assert {each.verdict for each in check(path, published="dit-xl-2-g-1.50").comparisons} == {"same"}
+    found = check(path, published="dit-xl-2-g-1.50")
+    assert {comparison.verdict for comparison in found.comparisons} == {"same"}
     with pytest.raises(UsageError, match="unknown published row 'dit-xl-3'"):
         check(path, published="dit-xl-3")
 
@@ -191,7 +195,7 @@ def test_a_metric_that_vanished_is_an_error_and_no_pass(tmp_path: Path) -> None:
 def test_a_new_baseline_takes_its_images_along(tmp_path: Path) -> None:
     source = written(tmp_path / "a.json", result(), noise())
     update_baseline(source, tmp_path / "new.json")
-    assert all(each.paired for each in check(source, tmp_path / "new.json").comparisons)
+    assert all(comparison.paired for comparison in check(source, tmp_path / "new.json").comparisons)
     update_baseline(written(tmp_path / "bare.json", result()), tmp_path / "new.json")
     assert read_influence(tmp_path / "new.json", result()) == {}
 
@@ -221,7 +225,7 @@ def test_a_slower_result_breaks_the_limit_of_speed_and_nothing_else(tmp_path: Pa
     assert check(a, b, min_speed=0.8).passed
     found = check(a, b, min_speed=0.85)
     assert not found.passed
-    assert {each.verdict for each in found.comparisons} == {"same"}
+    assert {comparison.verdict for comparison in found.comparisons} == {"same"}
     (limit,) = found.limits
     assert (limit.name, limit.value, limit.bound) == ("images/s", 8.0, pytest.approx(8.5))
     assert "images/s is 8, below the limit of 8.5." in render(found, "github")
@@ -230,7 +234,7 @@ def test_a_slower_result_breaks_the_limit_of_speed_and_nothing_else(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "words"),
+    ("value", "baseline", "words"),
     [
         (drawn(result(), 8), result(), r"a.json \(H200\) and .*b.json \(no speed\)"),
         (result(), drawn(result(), 8), r"a.json \(no speed\) and .*b.json \(H200\)"),
@@ -239,9 +243,9 @@ def test_a_slower_result_breaks_the_limit_of_speed_and_nothing_else(tmp_path: Pa
     ids=["baseline without", "result without", "devices"],
 )
 def test_speeds_that_are_unknown_or_of_two_devices_are_refused_by_name(
-    tmp_path: Path, ours: Result, theirs: Result, words: str
+    tmp_path: Path, value: Result, baseline: Result, words: str
 ) -> None:
-    a, b = written(tmp_path / "a.json", ours), written(tmp_path / "b.json", theirs)
+    a, b = written(tmp_path / "a.json", value), written(tmp_path / "b.json", baseline)
     assert check(a, b).passed
     with pytest.raises(ResultError, match=words):
         check(a, b, min_speed=0.1, force=True)
@@ -255,7 +259,7 @@ def test_a_published_row_has_no_speed(tmp_path: Path) -> None:
 def test_speed_changes_no_fingerprint() -> None:
     fast, slow = (drawn(result(), speed) for speed in (100.0, 1.0))
     assert differences(slow, fast) == []
-    assert len({fingerprint(each.protocol, each.samples, each.reference) for each in (fast, slow)}) == 1
+    assert fingerprint_of(fast) == fingerprint_of(slow)
 
 
 def test_junit_is_xml_with_a_failure_for_each_metric_that_is_worse(tmp_path: Path) -> None:
@@ -273,7 +277,7 @@ def test_annotations_are_single_lines_that_a_runner_parses(tmp_path: Path) -> No
     a = written(tmp_path / "a.json", result({"fid": 9.0}))
     lines = render(check(a, written(tmp_path / "b.json", result())), "github").splitlines()
     assert [line.split("::")[1].split(" ")[0] for line in lines] == ["error", "notice"]
-    assert "FID ↓ went from 5.0000 to 9.0000" in lines[0]
+    assert "FID went from 5.0000 to 9.0000" in lines[0]
 
 
 def test_text_fits_80_columns_with_numbers_of_three_digits_unpaired(tmp_path: Path) -> None:
@@ -302,7 +306,7 @@ def test_the_command_exits_0_1_or_2_and_reads_pyproject(
     run = CliRunner().invoke
     assert run(main, ["check", "b.json", "--baseline", "b.json"]).exit_code == 0
     assert run(main, ["check", "a.json", "--baseline", "b.json", "--format", "github"]).exit_code == 1
-    assert "| FID ↓ | 5.8000 | 5.0000 |" in (tmp_path / "summary.md").read_text("utf-8")
+    assert "| FID | 5.8000 | 5.0000 |" in (tmp_path / "summary.md").read_text("utf-8")
     (tmp_path / "pyproject.toml").write_text(
         '[tool.dit-eval.check]\nbaseline = "b.json"\ntolerance = { fid = "20%" }\n'
     )
@@ -326,4 +330,4 @@ def test_every_option_of_a_sampler_may_differ() -> None:
     from dit_eval.sampling.samplers import SAMPLERS
 
     for sampler in SAMPLERS.values():
-        assert {*sampler.schedule_options, *sampler.run_options} <= _SUBJECT
+        assert sampler.options.keys() <= _SUBJECT

@@ -62,7 +62,7 @@ def test_every_layout_is_recognised_whatever_its_name(save, weights, tmp_path):
 
 @pytest.mark.parametrize("block", BLOCKS)
 @torch.no_grad()
-def test_block_channels_classes_and_variance_are_read_off_the_weights(block, tmp_path):
+def test_block_channels_classes_and_variance_are_inferred_from_the_weights(block, tmp_path):
     model = tiny(block, in_channels=3, num_classes=5, learn_sigma=False)
     torch.save(model.state_dict(), tmp_path / "weights")
     loaded = load_dit(tmp_path / "weights", TINY)
@@ -78,10 +78,10 @@ def test_a_checkpoint_of_a_registered_shape_needs_no_name(tmp_path):
     assert (loaded.config, loaded.input_size) == (model.config, 32)
 
 
-def test_weights_arrive_in_the_wanted_dtype_and_frozen(weights, tmp_path):
-    torch.save(weights, tmp_path / "weights")
-    loaded = load_dit(tmp_path / "weights", TINY, dtype=torch.bfloat16)
-    assert {value.dtype for value in loaded.state_dict().values()} == {torch.bfloat16}
+def test_weights_are_loaded_in_float32_and_frozen(weights, tmp_path):
+    torch.save({key: value.bfloat16() for key, value in weights.items()}, tmp_path / "weights")
+    loaded = load_dit(tmp_path / "weights", TINY)
+    assert {value.dtype for value in loaded.state_dict().values()} == {torch.float32}
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
@@ -172,14 +172,14 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_never_run(content, sentence
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {}, torch.zeros(3)], ids=str)
 def test_a_pickle_that_is_no_state_dict_is_refused(content, tmp_path):
     torch.save(content, tmp_path / "weights")
-    with pytest.raises(CheckpointError, match="holds no state dict"):
+    with pytest.raises(CheckpointError, match="does not hold a state dict"):
         load_dit(tmp_path / "weights", TINY)
 
 
 def test_a_state_dict_of_another_network_is_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "weights")
     with pytest.raises(
-        CheckpointError, match=r"holds no DiT: .*x_embedder.* \(its first tensors: weight, bias\)"
+        CheckpointError, match=r"does not hold a DiT .*x_embedder.* first tensors found: weight, bias\)"
     ):
         load_dit(tmp_path / "weights", TINY)
 
@@ -202,9 +202,9 @@ def test_an_embedder_trained_apart_in_diffusers_is_refused(diffusers_dit, tmp_pa
 @torch.no_grad()
 def test_diffusers_weights_give_diffusers_output(diffusers_dit, tmp_path):
     torch.save(diffusers_dit.state_dict(), tmp_path / "weights")
-    ours, (x, t, y) = load_dit(tmp_path / "weights", TINY, input_size=8), inputs()
-    theirs = diffusers_dit(x, timestep=t, class_labels=y).sample
-    torch.testing.assert_close(ours(x, t, y), theirs, rtol=1e-5, atol=2e-6 * float(theirs.abs().max()))
+    model, (x, t, y) = load_dit(tmp_path / "weights", TINY, input_size=8), inputs()
+    expected = diffusers_dit(x, timestep=t, class_labels=y).sample
+    torch.testing.assert_close(model(x, t, y), expected, rtol=1e-5, atol=2e-6 * float(expected.abs().max()))
 
 
 @pytest.fixture
@@ -225,11 +225,9 @@ def diffusers_dit():
         patch_size=TINY.patch_size,
         norm_eps=1e-6,  # the default, 1e-5, is not the original's
     ).eval()
-    first, *others = [
-        module for module in model.modules() if isinstance(module, CombinedTimestepLabelEmbeddings)
-    ]
-    for embedder in (first, *others):
-        embedder.load_state_dict(first.state_dict())
+    embedders = [module for module in model.modules() if isinstance(module, CombinedTimestepLabelEmbeddings)]
+    for embedder in embedders:
+        embedder.load_state_dict(embedders[0].state_dict())
         # diffusers spreads the frequencies over half - 1 steps; the original, which trained, over half
         embedder.time_proj.downscale_freq_shift = 0
     return model

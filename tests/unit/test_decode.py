@@ -19,10 +19,10 @@ def vae(tmp_path_factory):
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     torch.manual_seed(0)
-    place = tmp_path_factory.mktemp("vae")
+    folder = tmp_path_factory.mktemp("vae")
     network = AutoencoderKL(**TINY_VAE)
-    network.save_pretrained(place)
-    return network.eval(), place
+    network.save_pretrained(folder)
+    return network.eval(), folder
 
 
 def test_rounding_truncates():
@@ -31,7 +31,7 @@ def test_rounding_truncates():
     assert dit_uint8(values).tolist() == expected
 
 
-def test_rounding_is_named_as_it_is_done():
+def test_rounding_is_as_described():
     values = torch.linspace(-1.2, 1.2, 1001)
     assert PIXELS.rounding == "⌊127.5 x + 128⌋ in 0 … 255"
     expected = np.trunc((127.5 * values.numpy() + 128).clip(0, 255))
@@ -48,8 +48,8 @@ def test_pixels_of_one_or_three_channels_become_rgb(channels):
 
 @torch.no_grad()
 def test_vae_of_a_folder_decodes_scaled_latents_in_any_number(vae):
-    network, place = vae
-    decoder = load_decoder(str(place), CPU)
+    network, folder = vae
+    decoder = load_decoder(str(folder), CPU)
     latents = torch.randn(11, 4, 4, 4)
     expected = dit_uint8(network.decode(latents / 0.18215).sample).permute(0, 2, 3, 1)
     images = decoder.decode(latents)
@@ -61,14 +61,14 @@ def test_vae_of_a_folder_decodes_scaled_latents_in_any_number(vae):
 
 
 @torch.no_grad()
-def test_registered_vae_is_read_under_the_names_of_its_time(vae, tmp_path, monkeypatch):
-    network, place = vae
+def test_registered_vae_with_the_attention_names_of_old_diffusers_is_loaded(vae, tmp_path, monkeypatch):
+    network, folder = vae
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    tensors = load_file(place / "diffusion_pytorch_model.safetensors")
+    tensors = load_file(folder / "diffusion_pytorch_model.safetensors")
     for new, name in old.items():
         tensors = {key.replace(f".{new}.", f".{name}."): value for key, value in tensors.items()}
     save_file(tensors, tmp_path / "old.safetensors")
-    asset = assets.Asset(name="tiny", kind="models", about={"config": TINY_VAE, "scale": 0.5})
+    asset = assets.ModelEntry(name="tiny", role="vae", config=TINY_VAE, scale=0.5)
     monkeypatch.setattr(assets, "lookup", lambda *_: asset)
     monkeypatch.setattr(assets, "fetch", lambda _: tmp_path / "old.safetensors")
     latents = torch.randn(2, 4, 4, 4)
@@ -80,22 +80,22 @@ def test_registered_vae_is_read_under_the_names_of_its_time(vae, tmp_path, monke
 def test_manifest_describes_the_vae_that_diffusers_builds_for_stable_diffusion(name):
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    about = assets.lookup("models", f"sd-vae-ft-{name}").about
+    entry = assets.lookup("models", f"sd-vae-ft-{name}")
     with torch.device("meta"):
-        network = AutoencoderKL(**about["config"])
-    assert network.config["scaling_factor"] == about["scale"] == 0.18215
+        network = AutoencoderKL(**entry.config)
+    assert network.config["scaling_factor"] == entry.scale == 0.18215
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert parameters == 83_653_863  # of the public file: 334,643,276 bytes with its header
 
 
 def test_folder_without_a_vae_is_refused(tmp_path):
-    with pytest.raises(AssetError, match="neither ema, mse nor a folder"):
+    with pytest.raises(AssetError, match="neither ema nor mse nor a folder"):
         load_decoder(str(tmp_path), CPU)
 
 
 def test_damaged_vae_is_refused(vae, tmp_path):
-    _, place = vae
-    (tmp_path / "config.json").write_text((place / "config.json").read_text("utf-8"), "utf-8")
+    _, folder = vae
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text("utf-8"), "utf-8")
     (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(AssetError, match="no VAE that diffusers can load"):
+    with pytest.raises(AssetError, match="does not hold a VAE that diffusers can load"):
         load_decoder(str(tmp_path), CPU)

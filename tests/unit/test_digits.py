@@ -16,7 +16,7 @@ from dit_eval.features.resize import no_resize
 from dit_eval.io import assets
 from dit_eval.io.batches import open_images
 from dit_eval.io.npz import members, write_npz
-from dit_eval.metrics.memorisation import share_of_copies
+from tools.memorisation import share_of_copies
 
 REFERENCE = assets.folder("reference_stats") / "digits.npz"
 
@@ -37,7 +37,7 @@ def test_bundled_files_are_those_of_the_manifest_and_small(kind: assets.Kind) ->
         assert asset.bytes == path.stat().st_size < 4e6
 
 
-def test_the_reference_is_the_data_as_samples_are_rounded(digits) -> None:
+def test_the_reference_is_the_data_rounded_as_samples_are(digits) -> None:
     load_digits = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed").load_digits
     images, labels = digits
     data = load_digits()
@@ -47,7 +47,7 @@ def test_the_reference_is_the_data_as_samples_are_rounded(digits) -> None:
     )
 
 
-def test_the_network_knows_the_digits(digits) -> None:
+def test_the_network_classifies_the_digits(digits) -> None:
     images, labels = digits
     network = load_digits_network(assets.fetch(assets.lookup("models", "digits-features")))
     with torch.inference_mode():
@@ -85,7 +85,7 @@ def test_the_rank_of_the_covariance_is_that_of_the_protocol(tmp_path: Path, digi
 
 def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
     write_npz(tmp_path / "a.npz", {"arr_0": np.zeros((5, 16, 16, 3), np.uint8)})
-    with pytest.raises(BatchError, match="images of 8×8 pixels, and these have 16×16"):
+    with pytest.raises(BatchError, match="images of 8×8 pixels; these have 16×16"):
         evaluate(tmp_path / "a.npz", "digits", device="cpu")
 
 
@@ -93,13 +93,13 @@ def test_other_weights_are_refused_by_the_bundled_statistics(tmp_path: Path, dig
     weights = {name: 2 * value for name, value in DigitsNetwork().state_dict().items()}
     torch.save(weights, tmp_path / "other.pth")
     write_npz(tmp_path / "a.npz", {"arr_0": digits[0][:10]})
-    with pytest.raises(StatisticsError, match="other weights or another resize"):
+    with pytest.raises(StatisticsError, match="holds statistics of protocol digits"):
         evaluate(tmp_path / "a.npz", "digits", inception=tmp_path / "other.pth", device="cpu")
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(AssetError, match="does not hold the digits' feature network"):
+    with pytest.raises(AssetError, match="does not contain the weights of the digits"):
         load_digits_network(tmp_path / "other.pth")
 
 
@@ -115,21 +115,21 @@ def test_a_reference_keeps_labels_and_says_how_it_was_made(tmp_path: Path, digit
 def test_the_bundled_reference_is_what_ref_make_makes_of_its_images(tmp_path: Path, digits) -> None:
     write_npz(tmp_path / "digits-images.npz", dict(zip(("arr_0", "arr_1"), digits, strict=True)))
     make_reference(tmp_path / "digits-images.npz", tmp_path / "ref.npz", protocol="digits", device="cpu")
-    ours, theirs = members(tmp_path / "ref.npz"), members(REFERENCE)
-    assert ours.keys() == theirs.keys()
+    made, bundled = members(tmp_path / "ref.npz"), members(REFERENCE)
+    assert made.keys() == bundled.keys()
     for name in ("mu", "sigma", "mu_s", "sigma_s"):
-        np.testing.assert_allclose(ours[name].read(), theirs[name].read(), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(made[name].read(), bundled[name].read(), rtol=1e-4, atol=1e-4)
 
 
-def test_what_is_not_one_number_for_each_image_is_no_label(tmp_path: Path) -> None:
+def test_an_array_that_is_not_one_integer_for_each_image_is_not_read_as_labels(tmp_path: Path) -> None:
     images = np.zeros((5, 8, 8, 3), np.uint8)
-    for name, other in (("short", np.zeros(4, int)), ("float", np.zeros(5)), ("wide", np.zeros((5, 2), int))):
-        write_npz(tmp_path / f"{name}.npz", {"arr_0": images, "arr_1": other})
+    for name, array in (("short", np.zeros(4, int)), ("float", np.zeros(5)), ("wide", np.zeros((5, 2), int))):
+        write_npz(tmp_path / f"{name}.npz", {"arr_0": images, "arr_1": array})
         assert open_images(tmp_path / f"{name}.npz").labels() is None
 
 
-def test_copies_are_counted_against_the_nearest_twins_of_the_data() -> None:
-    training = np.arange(100.0)[:, None] * np.array([[1.0, 0.0]])  # neighbours at distance 1
+def test_copies_are_samples_closer_to_the_data_than_its_closest_images_are_to_each_other() -> None:
+    training = np.arange(100.0)[:, None] * np.array([[1.0, 0.0]])  # nearest images at distance 1
     samples = np.array([[3.0, 0.0], [3.0, 0.5], [3.0, 1.5], [500.0, 0.0]])
     assert share_of_copies(samples, training) == 0.5
     assert share_of_copies(training, training) == 1

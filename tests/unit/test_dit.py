@@ -1,4 +1,4 @@
-"""The DiT's shapes, its start and what it depends on."""
+"""Shapes, initialisation and dependencies of the DiT."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dit_eval.errors import UsageError
 TINY = DiTConfig(depth=2, hidden_size=32, num_heads=2, patch_size=2)
 
 
-def tiny(block: str = "adaln-zero", *, trained: bool = True, **facts) -> DiT:
-    """A DiT of two blocks on 8×8 latents; `trained` replaces the zeros of the start."""
+def tiny(block: str = "adaln-zero", *, trained: bool = True, **options) -> DiT:
+    """A DiT of two blocks on 8×8 latents; `trained` replaces the zeros of the initialisation."""
     torch.manual_seed(0)
-    model = build_dit(TINY, **({"input_size": 8, "num_classes": 10, "block": block} | facts)).eval()
+    model = build_dit(TINY, **({"input_size": 8, "num_classes": 10, "block": block} | options)).eval()
     if trained:
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
@@ -43,14 +43,14 @@ def test_every_config_with_every_block_runs(name, block):
 
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize(
-    "facts", [{"input_size": 12}, {"in_channels": 3}, {"num_classes": 2}, {"learn_sigma": False}], ids=str
+    "options", [{"input_size": 12}, {"in_channels": 3}, {"num_classes": 2}, {"learn_sigma": False}], ids=str
 )
-def test_any_latent_size_channels_and_classes_can_be_chosen(block, facts):
-    model = tiny(block, **facts)
-    size, channels = facts.get("input_size", 8), facts.get("in_channels", 4)
-    y = torch.tensor([0, facts.get("num_classes", 10)])
+def test_latent_size_channels_and_classes_can_be_chosen(block, options):
+    model = tiny(block, **options)
+    size, channels = options.get("input_size", 8), options.get("in_channels", 4)
+    y = torch.tensor([0, options.get("num_classes", 10)])
     out = model(torch.randn(2, channels, size, size), torch.tensor([1, 2]), y)
-    assert out.shape == (2, channels * (2 if facts.get("learn_sigma", True) else 1), size, size)
+    assert out.shape == (2, channels * (2 if options.get("learn_sigma", True) else 1), size, size)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -79,7 +79,7 @@ def test_the_output_depends_on_the_time_and_on_the_class(block):
 
 @pytest.mark.parametrize("block", BLOCKS)
 @torch.no_grad()
-def test_an_image_does_not_depend_on_its_neighbours(block):
+def test_an_image_does_not_depend_on_the_rest_of_the_batch(block):
     model, (x, t, y) = tiny(block).double(), inputs()
     x = x.double()
     torch.testing.assert_close(model(x, t, y)[:1], model(x[:1], t[:1], y[:1]), rtol=1e-10, atol=1e-10)
@@ -102,7 +102,7 @@ def test_every_parameter_gets_a_gradient(block):
 
 
 @torch.no_grad()
-def test_patches_return_to_the_place_they_came_from():
+def test_unpatchify_puts_every_patch_in_its_place():
     model = tiny()
     patches = torch.arange(2 * 2 * 8 * 16).view(1, 16, 32)  # 16 tokens of 2×2 pixels of 8 channels
     image = model._unpatchify(patches)
@@ -123,12 +123,12 @@ def test_an_unknown_model_is_answered_with_the_nearest_names():
 
 
 @pytest.mark.parametrize(
-    ("facts", "sentence"),
+    ("options", "sentence"),
     [
         ({"input_size": 9}, "latents of 9×9 cannot be cut into patches of 2 pixels"),
         ({"block": "adaln0"}, "no block 'adaln0'; the blocks are adaln-zero, adaln"),
     ],
 )
-def test_a_model_that_cannot_be_built_is_refused(facts, sentence):
+def test_a_model_that_cannot_be_built_is_refused(options, sentence):
     with pytest.raises(UsageError, match=sentence):
-        build_dit(TINY, **facts)
+        build_dit(TINY, **options)

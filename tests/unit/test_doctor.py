@@ -1,4 +1,4 @@
-"""The doctor finds each planted fault, and is silent on a good batch."""
+"""The doctor finds every planted problem, and none in a good batch."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def digits() -> Arrays:
         return {name: arrays[name] for name in ("arr_0", "arr_1")}
 
 
-def found(arrays: Arrays, folder: Path, reference: Path | None = DIGITS) -> set[str]:
-    """Names of the findings in these arrays, by protocol digits."""
+def problems(arrays: Arrays, folder: Path, reference: Path | None = DIGITS) -> set[str]:
+    """Names of the problems in these arrays, with protocol digits."""
     path = folder / "batch.npz"
     np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
     extraction = load_extraction("digits", device="cpu", cache=False)
-    usual = open_reference(reference) if reference else None
-    return {each.name for each in diagnose(path, usual, extraction)}
+    opened = open_reference(reference) if reference else None
+    return {problem.name for problem in diagnose(path, opened, extraction)}
 
 
-def test_a_good_batch_is_left_in_peace(digits: Arrays, tmp_path: Path) -> None:
-    assert found(digits, tmp_path) == set()
+def test_a_good_batch_has_no_problems(digits: Arrays, tmp_path: Path) -> None:
+    assert problems(digits, tmp_path) == set()
 
 
 def sort_by_class(arrays: Arrays) -> Arrays:
@@ -90,9 +90,9 @@ def keep_few(arrays: Arrays) -> Arrays:
 
 @pytest.fixture
 def stale(digits: Arrays, tmp_path: Path) -> Arrays:
-    """The images with statistics of a batch that lacks some of them."""
-    np.savez(tmp_path / "some.npz", **drop_classes(digits))  # pyright: ignore[reportArgumentType]
-    made = make_reference(tmp_path / "some.npz", tmp_path / "made.npz", protocol="digits", device="cpu")
+    """The images with the statistics of a part of them."""
+    np.savez(tmp_path / "part.npz", **drop_classes(digits))  # pyright: ignore[reportArgumentType]
+    made = make_reference(tmp_path / "part.npz", tmp_path / "made.npz", protocol="digits", device="cpu")
     with np.load(made) as stored:
         return digits | {"mu": stored["mu"], "sigma": stored["sigma"]}
 
@@ -112,28 +112,29 @@ def stale(digits: Arrays, tmp_path: Path) -> Arrays:
         (keep_few, {"few"}),
     ],
 )
-def test_a_planted_fault_is_found_and_no_other(
+def test_a_planted_problem_is_found_and_no_other(
     digits: Arrays, tmp_path: Path, plant: Callable[[Arrays], Arrays], names: set[str]
 ) -> None:
-    assert found(plant(digits), tmp_path) == names
+    assert problems(plant(digits), tmp_path) == names
 
 
-def test_grey_images_are_a_fault_where_the_reference_has_colour(digits: Arrays, tmp_path: Path) -> None:
-    assert found(digits, tmp_path, reference=None) == {"grey"}
+def test_grey_images_are_a_problem_unless_the_reference_is_grey_too(digits: Arrays, tmp_path: Path) -> None:
+    assert problems(digits, tmp_path, reference=None) == {"grey"}
 
 
 def test_statistics_of_other_images_are_found_in_a_batch_and_in_a_reference(
     digits: Arrays, stale: Arrays, tmp_path: Path
 ) -> None:
-    assert found(stale, tmp_path) == {"statistics"}
+    assert problems(stale, tmp_path) == {"statistics"}
     np.savez(tmp_path / "ref.npz", **stale)  # pyright: ignore[reportArgumentType]
-    assert found(digits, tmp_path, reference=tmp_path / "ref.npz") == {"statistics"}
+    assert problems(digits, tmp_path, reference=tmp_path / "ref.npz") == {"statistics"}
 
 
 def test_another_size_than_the_references_is_found(digits: Arrays, tmp_path: Path) -> None:
     larger = digits["arr_0"].repeat(2, axis=1).repeat(2, axis=2)
     np.savez(tmp_path / "large.npz", larger)
-    assert {each.name for each in diagnose(tmp_path / "large.npz", open_reference(DIGITS), None)} == {"size"}
+    (problem,) = diagnose(tmp_path / "large.npz", open_reference(DIGITS), None)
+    assert problem.name == "size"
 
 
 @pytest.mark.parametrize("quality", [25, 50])
@@ -143,7 +144,7 @@ def test_jpeg_leaves_traces_and_clean_photographs_have_none(tmp_path: Path, qual
     np.savez(tmp_path / "clean.npz", clean)
     np.savez(tmp_path / "jpeg.npz", np.stack([through_jpeg(image, quality) for image in clean]))
     assert diagnose(tmp_path / "clean.npz", None, None) == []
-    assert [each.name for each in diagnose(tmp_path / "jpeg.npz", None, None)] == ["jpeg"]
+    assert [problem.name for problem in diagnose(tmp_path / "jpeg.npz", None, None)] == ["jpeg"]
 
 
 def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
@@ -154,20 +155,20 @@ def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 
 def test_an_inception_score_that_the_order_has_changed_is_found(digits: Arrays, tmp_path: Path) -> None:
     images = sort_by_class(digits)["arr_0"].repeat(6, axis=0)  # two chunks of 5,000 and a rest
-    assert {"inception-score", "order", "duplicates"} <= found({"arr_0": images}, tmp_path)
+    assert {"inception-score", "order", "duplicates"} <= problems({"arr_0": images}, tmp_path)
 
 
 def test_the_command_measures_by_the_protocol_of_its_reference(digits: Arrays, tmp_path: Path) -> None:
     np.savez(tmp_path / "batch.npz", **sort_by_class(digits))  # pyright: ignore[reportArgumentType]
     run = CliRunner().invoke(main, ["doctor", str(tmp_path / "batch.npz"), "digits", "--device", "cpu"])
     assert run.exit_code == 0, run.output
-    assert "in order of class, by its predicted classes" in run.output
+    assert "sorted by class, according to its predicted classes" in run.output
 
 
 def test_the_command_says_what_how_bad_and_what_to_do_and_exits_1(digits: Arrays, tmp_path: Path) -> None:
     np.savez(tmp_path / "batch.npz", **copy_some(digits))  # pyright: ignore[reportArgumentType]
     run = CliRunner().invoke(main, ["doctor", str(tmp_path / "batch.npz"), str(DIGITS), "--pixels-only"])
     assert run.exit_code == 1
-    assert run.output.startswith("wrong: duplicates: 9 of 1,797 images are copies of another.\n    effect: ")
+    assert run.output.startswith("error: duplicates: 9 of 1,797 images are copies of another.\n    effect: ")
     good = CliRunner().invoke(main, ["doctor", str(DIGITS), str(DIGITS), "--pixels-only"])
-    assert (good.exit_code, good.output) == (0, f"{DIGITS}: nothing found.\n")
+    assert (good.exit_code, good.output) == (0, f"{DIGITS}: no problems found.\n")

@@ -20,8 +20,8 @@ from dit_eval.results.result import Result, read_result
 
 D = 48
 ROOT = np.random.default_rng(7).normal(size=(D, D)) / np.sqrt(D) + 0.5 * np.eye(D)
-THEIRS = Gaussian(np.zeros(D), ROOT @ ROOT.T)
-TRUTH = frechet_distance(Gaussian(np.full(D, 0.1), 1.1**2 * THEIRS.covariance), THEIRS)
+REFERENCE = Gaussian(np.zeros(D), ROOT @ ROOT.T)
+TRUTH = frechet_distance(Gaussian(np.full(D, 0.1), 1.1**2 * REFERENCE.covariance), REFERENCE)
 
 
 def features(n: int, seed: int) -> np.ndarray:
@@ -31,11 +31,11 @@ def features(n: int, seed: int) -> np.ndarray:
 def distance(x: np.ndarray) -> float:
     moments = Moments(D)
     moments.update(x)
-    return frechet_distance(moments.gaussian(), THEIRS)
+    return frechet_distance(moments.gaussian(), REFERENCE)
 
 
 def extrapolated(x: np.ndarray) -> float:
-    return extrapolated_distance(x, THEIRS, np.zeros(len(x)))[0]
+    return extrapolated_distance(x, REFERENCE, np.zeros(len(x)))[0]
 
 
 def test_the_intercept_has_a_tenth_of_the_bias_of_the_distance_at_n() -> None:
@@ -54,10 +54,10 @@ def test_the_same_features_have_the_same_intercept_and_influences_of_mean_0() ->
     x = features(300, 0)
     moments = Moments(D)
     moments.update(x)
-    phi = frechet_influence(x, moments.gaussian(), THEIRS)
-    (one, influence), (other, again) = (extrapolated_distance(x, THEIRS, phi) for _ in range(2))
-    assert one == other
-    assert (influence == again).all()
+    phi = frechet_influence(x, moments.gaussian(), REFERENCE)
+    (first, influence), (second, repeated) = (extrapolated_distance(x, REFERENCE, phi) for _ in range(2))
+    assert first == second
+    assert (influence == repeated).all()
     assert influence.mean() == pytest.approx(0, abs=1e-9)
     assert influence.var() > phi.var()  # extrapolation adds noise
 
@@ -67,7 +67,7 @@ def test_fifteen_subsets_start_at_a_tenth_or_at_twice_the_dimension() -> None:
     assert (len(sizes), sizes[0], sizes[-1]) == (15, 5000, 50_000)
     assert subset_sizes(10_000, 2048)[0] == 4096
     assert subset_sizes(8192, 2048)[-1] == 8192
-    with pytest.raises(StatisticsError, match="takes 8,192 images for 2,048 features, and these are 8,191"):
+    with pytest.raises(StatisticsError, match="at least 8,192 images for 2,048 features; found 8,191"):
         subset_sizes(8191, 2048)
 
 
@@ -85,19 +85,21 @@ def measured(samples: Path, reference: str | Path = "digits", *, fid_infinity: b
 
 def test_a_result_has_it_beside_fid_when_asked_and_every_other_number_as_without(tmp_path: Path) -> None:
     samples = digits(tmp_path / "b.npz", 300)
-    without, asked = (measured(samples, fid_infinity=flag) for flag in (False, True))
+    without, extended = (measured(samples, fid_infinity=flag) for flag in (False, True))
     assert "fid_infinity" not in {*without.metrics, *without.missing}
-    assert {name: value for name, value in asked.metrics.items() if name != "fid_infinity"} == without.metrics
-    assert asked.fingerprint == without.fingerprint
-    assert asked.metrics["fid_infinity"] < asked.metrics["fid"]
-    assert asked.intervals["fid_infinity"]["se"] > asked.intervals["fid"]["se"]
-    assert "FID∞" in asked.table()
-    assert max(map(len, asked.table(width=80).splitlines())) <= 80
+    assert {
+        name: value for name, value in extended.metrics.items() if name != "fid_infinity"
+    } == without.metrics
+    assert extended.fingerprint == without.fingerprint
+    assert extended.metrics["fid_infinity"] < extended.metrics["fid"]
+    assert extended.intervals["fid_infinity"]["se"] > extended.intervals["fid"]["se"]
+    assert "FID∞" in extended.table()
+    assert max(map(len, extended.table(width=80).splitlines())) <= 80
 
 
 def test_too_few_images_and_a_reference_without_statistics_have_none_for_a_reason(tmp_path: Path) -> None:
     few = measured(digits(tmp_path / "few.npz", 255), fid_infinity=True)
-    assert few.missing["fid_infinity"] == "FID∞ takes 256 images for 64 features, and these are 255"
+    assert few.missing["fid_infinity"] == "FID∞ needs at least 256 images for 64 features; found 255"
     arrays = members(assets.folder("reference_stats") / "digits.npz")
     write_npz(tmp_path / "bare.npz", {name: arrays[name].read() for name in ("mu_s", "sigma_s")})
     bare = measured(digits(tmp_path / "b.npz", 300), tmp_path / "bare.npz", fid_infinity=True)

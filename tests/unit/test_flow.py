@@ -1,4 +1,4 @@
-"""Flows where the answer is known: a mixture of normal distributions with a perfect network."""
+"""Flow samplers with the exact network of a mixture of normal distributions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ import pytest
 import torch
 
 from dit_eval.errors import UsageError
-from dit_eval.sampling import SAMPLERS, ode, sde
-from dit_eval.sampling.flow_schedules import DIFFUSION, FlowSchedule, ode_schedule, sde_schedule
+from dit_eval.sampling import SAMPLERS, flow, ode, sde
+from dit_eval.sampling.flow_schedules import (
+    DIFFUSION,
+    LAST_STEPS,
+    SDE_SOLVERS,
+    FlowSchedule,
+    ode_schedule,
+    sde_schedule,
+)
 from dit_eval.sampling.noise import ImageNoise
 from dit_eval.sampling.paths import PATHS, PREDICTIONS, convert
 from tests.mixture import COVARIANCE, MEAN, perfect
@@ -48,9 +55,9 @@ def assert_is_the_mixture(x: torch.Tensor, bias: float) -> None:
 @pytest.mark.parametrize("t", [0.02, 0.5, 0.97])
 @pytest.mark.parametrize("path", PATHS)
 def test_rates_of_a_path_are_its_derivatives(path, t):
-    before, at, after = (PATHS[path](t + d) for d in (-1e-5, 0, 1e-5))
-    assert at.d_alpha == pytest.approx((after.alpha - before.alpha) / 2e-5, rel=1e-6)
-    assert at.d_sigma == pytest.approx((after.sigma - before.sigma) / 2e-5, rel=1e-6)
+    before, now, after = (PATHS[path](t + d) for d in (-1e-5, 0, 1e-5))
+    assert now.d_alpha == pytest.approx((after.alpha - before.alpha) / 2e-5, rel=1e-6)
+    assert now.d_sigma == pytest.approx((after.sigma - before.sigma) / 2e-5, rel=1e-6)
 
 
 @pytest.mark.parametrize("wanted", PREDICTIONS)
@@ -58,8 +65,8 @@ def test_rates_of_a_path_are_its_derivatives(path, t):
 @pytest.mark.parametrize("path", PATHS)
 def test_predictions_of_a_perfect_network_agree(path, given, wanted):
     x, t = torch.randn(2, 2, 3, 3, dtype=torch.float64), 0.3
-    ours = convert(perfect(path, given)(x, t), x, PATHS[path](t), given=given, wanted=wanted)
-    torch.testing.assert_close(ours, perfect(path, wanted)(x, t))
+    converted = convert(perfect(path, given)(x, t), x, PATHS[path](t), given=given, wanted=wanted)
+    torch.testing.assert_close(converted, perfect(path, wanted)(x, t))
 
 
 @pytest.mark.parametrize(
@@ -96,11 +103,13 @@ def test_error_of_an_ode_solver_falls_at_its_order(path, solver, order):
     assert math.log2(error(64) / error(128)) == pytest.approx(order, abs=0.2)
 
 
-def test_error_of_the_adaptive_solver_falls_with_its_tolerance():
+def test_error_of_the_adaptive_solver_falls_with_its_tolerance(monkeypatch):
     x, schedule = noise_of(1).latents(PIXELS).double(), flow_ode(None, solver="dopri5")
 
     def error(tolerance: float) -> torch.Tensor:
-        end = ode(perfect("linear"), x, schedule, no_noise, rtol=tolerance, atol=tolerance)
+        monkeypatch.setattr(flow, "RTOL", tolerance)
+        monkeypatch.setattr(flow, "ATOL", tolerance)
+        end = ode(perfect("linear"), x, schedule, no_noise)
         return (end - exact_end("linear")).abs().max()
 
     assert error(1e-3) > 30 * error(1e-5) > 900 * error(1e-7)
@@ -109,20 +118,20 @@ def test_error_of_the_adaptive_solver_falls_with_its_tolerance():
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("path", PATHS)
-def test_adaptive_solver_never_asks_beyond_the_ends(path, prediction):
-    schedule, asked = flow_ode(None, path=path, solver="dopri5", prediction=prediction), []
+def test_adaptive_solver_never_evaluates_the_network_beyond_the_ends(path, prediction):
+    schedule, times = flow_ode(None, path=path, solver="dopri5", prediction=prediction), []
 
-    def watched(x, t):
-        asked.append(t)
+    def recording(x, t):
+        times.append(t)
         return perfect(path, prediction)(x, t)
 
-    ode(watched, noise_of(1).latents(PIXELS).double(), schedule, no_noise)
-    assert min(asked) == schedule.times[0]
-    assert max(asked) == pytest.approx(schedule.times[-1], abs=1e-12)
+    ode(recording, noise_of(1).latents(PIXELS).double(), schedule, no_noise)
+    assert min(times) == schedule.times[0]
+    assert max(times) == pytest.approx(schedule.times[-1], abs=1e-12)
 
 
 def test_adaptive_solver_refuses_images_together():
-    with pytest.raises(UsageError, match="all 2 images; give it one at a time"):
+    with pytest.raises(UsageError, match="batch of 2 images; pass one image at a time"):
         ode(perfect("linear"), torch.zeros(2, 2, 4, 4), flow_ode(None, solver="dopri5"), no_noise)
 
 
@@ -162,22 +171,22 @@ def test_sde_of_any_prediction_and_last_step_draws_the_mixture(prediction, last_
     assert_is_the_mixture(sde(perfect("linear", prediction), x, schedule, noise), bias=0.03)
 
 
-def variance_drawn(schedule: FlowSchedule, variance: float) -> float:
-    """The variance of what `sde` draws if the data are N(0, variance), without chance.
+def sample_variance(schedule: FlowSchedule, variance: float) -> float:
+    """The exact variance of samples of `sde` if the data are N(0, variance).
 
-    The chain is then linear in its start and its noises: one image for each of them, 1 there and 0 elsewhere.
+    Samples are then linear in the initial and the added noise; unit vectors as noise give the coefficients.
     """
 
     def denoiser(x, t):
-        at = schedule.at(t)
-        share = (at.alpha * at.d_alpha * variance + at.sigma * at.d_sigma) / (
-            at.alpha**2 * variance + at.sigma**2
-        )
-        return share * x
+        c = schedule.coefficients(t)
+        factor = (c.alpha * c.d_alpha * variance + c.sigma * c.d_sigma) / (c.alpha**2 * variance + c.sigma**2)
+        return factor * x
 
     unit = torch.eye(1 + len(schedule), dtype=torch.float64)
-    drawn = sde(denoiser, unit[0].view(-1, 1, 1, 1), schedule, lambda k, shape: unit[1 + k].view(shape))
-    return float((drawn**2).sum())
+    coefficients = sde(
+        denoiser, unit[0].view(-1, 1, 1, 1), schedule, lambda k, shape: unit[1 + k].view(shape)
+    )
+    return float((coefficients**2).sum())
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])
@@ -187,7 +196,7 @@ def test_error_of_an_sde_solver_falls_at_first_order_or_faster(path, diffusion, 
         schedule = flow_sde(
             steps, path=path, diffusion=diffusion, solver=solver, last_step="euler", last_step_size=1 / steps
         )
-        return abs(variance_drawn(schedule, 0.5) - 0.5)
+        return abs(sample_variance(schedule, 0.5) - 0.5)
 
     first = error(400)
     assert first < 3e-3
@@ -204,7 +213,38 @@ def test_times_between_noise_levels_have_these_levels(path, prediction):
     assert schedule.times_between(0.0, math.inf) == (schedule.times[0], schedule.times[-1])
 
 
-def test_steps_of_an_sde_count_the_last_one():
+def assert_evaluations_are_the_calls(sampler, schedule: FlowSchedule) -> None:
+    times = []
+
+    def denoiser(x, t):
+        times.append(t)
+        return torch.zeros_like(x)
+
+    sampler(denoiser, torch.zeros(1, 1, 1, 1), schedule, lambda step, shape: torch.zeros(shape))
+    assert schedule.evaluations == len(times)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("solver", ORDERS)
+def test_evaluations_of_an_ode_are_the_calls_of_the_denoiser(solver, steps):
+    assert_evaluations_are_the_calls(ode, flow_ode(steps, solver=solver))
+
+
+@pytest.mark.parametrize("path", ["linear", "vp"])
+@pytest.mark.parametrize("solver", SDE_SOLVERS)
+@pytest.mark.parametrize("last_step", LAST_STEPS)
+def test_evaluations_of_an_sde_are_the_calls_of_the_denoiser(path, solver, last_step):
+    if (solver, last_step, path) != ("heun", "none", "linear"):  # refused
+        assert_evaluations_are_the_calls(sde, flow_sde(5, path=path, solver=solver, last_step=last_step))
+
+
+def test_evaluations_of_an_adaptive_solver_are_unknown():
+    schedule = flow_ode(None, solver="dopri5")
+    assert schedule.adaptive
+    assert schedule.evaluations is None
+
+
+def test_steps_of_an_sde_include_the_last_one():
     np.testing.assert_allclose(flow_sde(4).times, [0, 0.32, 0.64, 0.96])
     np.testing.assert_allclose(flow_sde(3, last_step="none").times, [0, 1 / 3, 2 / 3, 1])
 
@@ -220,18 +260,18 @@ def test_sbdm_is_finite_from_velocity(path, solver):
 @pytest.mark.parametrize(
     ("build", "complaint"),
     [
-        (lambda: flow_ode(None), "None is no number of steps"),
-        (lambda: flow_ode(0), "0 is no number"),
-        (lambda: flow_ode(10, solver="dopri5"), "dopri5 chooses its steps by itself"),
+        (lambda: flow_ode(None), "None is not a valid number of steps"),
+        (lambda: flow_ode(0), "0 is not a valid number"),
+        (lambda: flow_ode(10, solver="dopri5"), "dopri5 chooses its own steps"),
         (lambda: flow_ode(10, solver="heun2"), "not one of euler, midpoint, heun"),
         (lambda: flow_ode(10, path="cosine"), "path 'cosine' is not one of linear, gvp, vp"),
         (lambda: flow_ode(10, prediction="v"), "prediction 'v' is not one of velocity"),
-        (lambda: flow_sde("ddim25"), "'ddim25' is no number of steps for a flow"),
-        (lambda: flow_sde(1), "expected 2 or more"),
+        (lambda: flow_sde("ddim25"), "'ddim25' is not a valid number of steps for a flow"),
+        (lambda: flow_sde(1), "an integer ≥ 2"),
         (lambda: flow_sde(10, solver="rk4"), "not one of euler, heun"),
         (lambda: flow_sde(10, diffusion="none"), "not one of sigma, constant"),
         (lambda: flow_sde(10, last_step="last"), "last step 'last' is not one of mean"),
-        (lambda: flow_sde(10, last_step_size=1.0), "part of the way from 0 to 1"),
+        (lambda: flow_sde(10, last_step_size=1.0), "does not lie between 0 and 1"),
         (lambda: flow_sde(10, solver="heun", last_step="none"), "choose a last step"),
         (lambda: flow_ode(10).times_between(3, 2), "no time has a noise level between 3 and 2"),
     ],

@@ -1,4 +1,4 @@
-"""Batches drawn by a flow: the same guarantees as of a diffusion."""
+"""Batches sampled from a flow have the same guarantees as those from a diffusion model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def images(path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 6])
-def test_adaptive_solver_draws_image_i_to_the_same_bytes_in_any_batch(draw, batch_size):
+def test_adaptive_solver_gives_image_i_the_same_bytes_in_any_batch(draw, batch_size):
     np.testing.assert_array_equal(
         images(draw("a.npz", "dopri5")), images(draw("b.npz", "dopri5", batch_size=batch_size))
     )
@@ -54,25 +54,25 @@ def test_images_of_another_batch_size_are_within_one_grey_level(draw, flow):
 
 
 @pytest.mark.parametrize("flow", FLOWS)
-def test_interrupted_flow_goes_on_to_the_same_bytes(draw, flow):
-    expected, told = sha256(draw("whole.npz", flow)), []
+def test_interrupted_flow_resumes_to_the_same_bytes(draw, flow):
+    expected, reports = sha256(draw("whole.npz", flow)), []
 
     def interrupt(progress):
-        told.append(progress.drawn)
-        if progress.drawn > 4:
+        reports.append(progress.done)
+        if progress.done > 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         draw("b.npz", flow, progress=interrupt)
-    assert told == sorted(told)
+    assert reports == sorted(reports)
     assert sha256(draw("b.npz", flow)) == expected
 
 
 @pytest.mark.parametrize("flow", FLOWS)
 def test_progress_of_a_flow_ends_with_all_images(draw, flow):
-    told = []
-    draw("b.npz", flow, progress=told.append)
-    assert told[-1].drawn == pytest.approx(NUM)
+    reports = []
+    draw("b.npz", flow, progress=reports.append)
+    assert reports[-1].done == pytest.approx(NUM)
 
 
 @pytest.mark.parametrize("flow", FLOWS)
@@ -101,7 +101,7 @@ def test_every_option_of_a_flow_matters_and_is_part_of_the_plan(draw, change):
         draw("a.npz", "sde", **change)
 
 
-def test_record_says_how_a_flow_was_sampled(draw):
+def test_record_holds_the_options_of_the_sampler(draw):
     def recorded(flow: str) -> dict:
         path = draw(f"{flow}.npz", flow, cfg_interval=(0.1, 1.0))
         return json.loads(path.with_suffix(".json").read_text("utf-8"))["plan"]

@@ -24,7 +24,7 @@ FORBIDDEN = {
     "features": (*GENERATION, "dit_eval.metrics", "dit_eval.evaluation"),
     "metrics": (*GENERATION, *FILES, "dit_eval.features", "dit_eval.evaluation"),
     "evaluation": GENERATION,
-    "results": (*GENERATION, "torch", "dit_eval.features", "dit_eval.evaluation"),
+    "results": ("dit_eval.dit", "dit_eval.generation", "torch", "dit_eval.features", "dit_eval.evaluation"),
     "report": (*GENERATION, *EVALUATION, "torch"),
     "cost": EVALUATION,
     "io": (*GENERATION, *EVALUATION, "torch", "dit_eval.results", "dit_eval.report"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dit_eval.metrics.blocks import permutations
 from dit_eval.metrics.frechet import frechet_distance, frechet_influence
 from dit_eval.metrics.gaussian import Gaussian, Moments
 from dit_eval.metrics.inception_score import InceptionScore, score_influence
 from dit_eval.metrics.intervals import interval, normal_quantile, standard_error
 from dit_eval.metrics.precision_recall import precision_recall
-from dit_eval.metrics.shuffle import permutations
 
 STEP = 1e-5
 
@@ -30,30 +30,30 @@ def weighted(features: np.ndarray, weights: np.ndarray) -> Gaussian:
 @pytest.mark.parametrize("n", [60, 9], ids=["full rank", "fewer images than dimensions"])
 def test_the_influence_on_fid_is_the_derivative_by_an_images_weight(n: int) -> None:
     rng = np.random.default_rng(0)
-    features, theirs = rng.normal(size=(n, 12)), gaussian(rng.normal(0.3, 1.4, size=(80, 12)))
+    features, reference = rng.normal(size=(n, 12)), gaussian(rng.normal(0.3, 1.4, size=(80, 12)))
     even = np.full(n, 1 / n)
-    influence = frechet_influence(features, weighted(features, even), theirs)
+    influence = frechet_influence(features, weighted(features, even), reference)
     for image in (0, n - 1):
-        ahead, behind = (
-            frechet_distance(weighted(features, (1 - h) * even + h * np.eye(n)[image]), theirs)
+        above, below = (
+            frechet_distance(weighted(features, (1 - h) * even + h * np.eye(n)[image]), reference)
             for h in (STEP, -STEP)
         )
-        assert influence[image] == pytest.approx((ahead - behind) / (2 * STEP), rel=1e-4)
+        assert influence[image] == pytest.approx((above - below) / (2 * STEP), rel=1e-4)
     assert influence.mean() == pytest.approx(0, abs=1e-10)
 
 
 def test_the_standard_error_of_fid_is_that_of_the_delete_block_jackknife() -> None:
     rng = np.random.default_rng(1)
-    features, theirs = rng.normal(size=(1000, 6)), gaussian(rng.normal(0.5, 1.3, size=(500, 6)))
+    features, reference = rng.normal(size=(1000, 6)), gaussian(rng.normal(0.5, 1.3, size=(500, 6)))
     blocks = 100
     left_out = np.array(
         [
-            frechet_distance(gaussian(np.delete(features, block, axis=0)), theirs)
+            frechet_distance(gaussian(np.delete(features, block, axis=0)), reference)
             for block in np.split(np.arange(1000), blocks)
         ]
     )
     jackknife = np.sqrt((blocks - 1) * left_out.var())
-    se = standard_error(frechet_influence(features, gaussian(features), theirs))
+    se = standard_error(frechet_influence(features, gaussian(features), reference))
     assert se == pytest.approx(jackknife, rel=0.15)  # a deviation from 100 blocks is known to 7 %
 
 
@@ -73,8 +73,8 @@ def test_the_standard_error_of_is_is_that_of_the_jackknife() -> None:
 def test_a_short_last_chunk_weighs_as_much_as_the_others_and_so_do_its_images() -> None:
     probabilities = np.random.default_rng(3).dirichlet(np.full(5, 0.4), 250)
     influence = score_influence(probabilities, 200)
-    alone = score_influence(probabilities[200:], 200)
-    np.testing.assert_allclose(influence[200:], alone * 250 / (2 * 50))
+    last_alone = score_influence(probabilities[200:], 200)
+    np.testing.assert_allclose(influence[200:], last_alone * 250 / (2 * 50))
 
 
 def points(seed: int, n: int) -> np.ndarray:
@@ -95,27 +95,27 @@ def test_the_variance_of_recall_is_what_is_seen_among_parts_of_the_samples(
     found = precision_recall(reference, samples)
     order = next(permutations(m))
     alone = [precision_recall(reference, samples[order[part::parts]]) for part in range(parts)]
-    inside = np.stack([each.reference_inside for each in alone], axis=1)
+    inside = np.stack([result.reference_inside for result in alone], axis=1)
     np.testing.assert_array_equal(found.inside_parts, inside)
-    own_luck = inside.var(axis=1, ddof=1).mean() / n
-    shared = np.var([each.recall for each in alone], ddof=1) - own_luck  # of a part
+    independent = inside.var(axis=1, ddof=1).mean() / n
+    shared = np.var([result.recall for result in alone], ddof=1) - independent  # of one part
     influence = found.recall_influence()
     assert influence is not None
     assert influence.mean() == pytest.approx(0, abs=1e-12)
-    assert standard_error(influence) == pytest.approx(np.sqrt(own_luck + shared / parts))
+    assert standard_error(influence) == pytest.approx(np.sqrt(independent + shared / parts))
 
 
 def test_recalls_of_samples_that_differ_a_little_vary_together() -> None:
     reference, samples = points(4, 500), points(5, 400)
     near = samples + np.float32(0.02) * points(6, 400)
-    one, other, apart = (
-        precision_recall(reference, each).recall_influence() for each in (samples, near, points(7, 400))
+    influence, of_near, of_independent = (
+        precision_recall(reference, x).recall_influence() for x in (samples, near, points(7, 400))
     )
-    assert one is not None
-    assert other is not None
-    assert apart is not None
-    assert standard_error(one - other) < 0.5 * standard_error(one)
-    assert standard_error(one - apart) > standard_error(one)
+    assert influence is not None
+    assert of_near is not None
+    assert of_independent is not None
+    assert standard_error(influence - of_near) < 0.5 * standard_error(influence)
+    assert standard_error(influence - of_independent) > standard_error(influence)
 
 
 def test_recall_of_seven_samples_has_no_error() -> None:
@@ -123,7 +123,7 @@ def test_recall_of_seven_samples_has_no_error() -> None:
     assert precision_recall(points(4, 50), points(5, 8)).recall_influence() is not None
 
 
-def test_an_interval_reaches_1_96_standard_errors_and_more_for_many_comparisons() -> None:
+def test_an_interval_is_1_96_standard_errors_wide_on_each_side_and_wider_for_many_comparisons() -> None:
     found = interval(3.0, np.array([-1.0, 1.0, -1.0, 1.0]))
     assert found.se == pytest.approx(np.sqrt(1 / 3))
     assert found.high - 3 == pytest.approx(1.959964 * found.se)

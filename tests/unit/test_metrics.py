@@ -1,4 +1,4 @@
-"""The numbers against closed forms, float64 and themselves."""
+"""The metrics against closed forms, float64 and direct definitions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dit_eval.metrics.precision_recall import precision_recall
 RNG = np.random.default_rng(3)
 
 
-def of(features: np.ndarray) -> Moments:
+def moments_of(features: np.ndarray) -> Moments:
     moments = Moments(features.shape[1])
     moments.update(features)
     return moments
@@ -30,14 +30,14 @@ def random_gaussian(dimension: int, rank: int) -> Gaussian:
 
 def test_moments_are_numpys_mean_and_covariance() -> None:
     features = RNG.standard_normal((2500, 20)).astype(np.float32) + 3
-    gaussian = of(features).gaussian()
+    gaussian = moments_of(features).gaussian()
     assert np.allclose(gaussian.mean, features.astype(np.float64).mean(0), rtol=1e-13)
     assert np.allclose(gaussian.covariance, np.cov(features.astype(np.float64), rowvar=False), rtol=1e-11)
 
 
 def test_moments_are_the_same_to_the_bit_for_every_batch_size() -> None:
     features = RNG.standard_normal((3000, 8)).astype(np.float32)
-    whole = of(features).gaussian()
+    whole = moments_of(features).gaussian()
     for rows in (1, 7, 1024, 2999):
         pieces = Moments(8)
         for start in range(0, 3000, rows):
@@ -47,28 +47,30 @@ def test_moments_are_the_same_to_the_bit_for_every_batch_size() -> None:
 
 def test_moments_of_two_parts_add_up() -> None:
     features = RNG.standard_normal((3000, 8)).astype(np.float32)
-    first, second = of(features[:1111]), of(features[1111:])
+    first, second = moments_of(features[:1111]), moments_of(features[1111:])
     first.merge(second)
     assert first.n == 3000
-    assert np.allclose(first.gaussian().covariance, of(features).gaussian().covariance, rtol=1e-12)
+    assert np.allclose(first.gaussian().covariance, moments_of(features).gaussian().covariance, rtol=1e-12)
 
 
 def test_one_image_has_no_covariance() -> None:
     with pytest.raises(StatisticsError, match="at least 2 images, found 1"):
-        of(np.zeros((1, 4), np.float32)).gaussian()
+        moments_of(np.zeros((1, 4), np.float32)).gaussian()
 
 
 @pytest.mark.parametrize(
-    ("mean", "covariance", "words"),
+    ("mean", "covariance", "message"),
     [
-        (np.zeros(3), np.eye(4), "do not belong together"),
-        (np.zeros((3, 1)), np.eye(3), "do not belong together"),
+        (np.zeros(3), np.eye(4), "do not match"),
+        (np.zeros((3, 1)), np.eye(3), "do not match"),
         (np.full(3, np.nan), np.eye(3), "NaN or infinity"),
         (np.zeros(3), np.full((3, 3), np.inf), "NaN or infinity"),
     ],
 )
-def test_statistics_that_are_none_are_refused(mean: np.ndarray, covariance: np.ndarray, words: str) -> None:
-    with pytest.raises(StatisticsError, match=words), np.errstate(invalid="ignore"):
+def test_statistics_of_wrong_shape_or_not_finite_are_refused(
+    mean: np.ndarray, covariance: np.ndarray, message: str
+) -> None:
+    with pytest.raises(StatisticsError, match=message), np.errstate(invalid="ignore"):
         Gaussian(mean, covariance)
 
 
@@ -101,9 +103,9 @@ def test_frechet_distance_is_symmetric_and_the_nuclear_norm(rank_a: int, rank_b:
 
 def test_frechet_distance_to_a_constant_batch_is_finite() -> None:
     a = random_gaussian(10, 20)
-    nothing = Gaussian(a.mean, np.zeros((10, 10)))
-    assert frechet_distance(a, nothing) == pytest.approx(np.trace(a.covariance))
-    assert frechet_distance(nothing, a) == pytest.approx(np.trace(a.covariance))
+    constant = Gaussian(a.mean, np.zeros((10, 10)))
+    assert frechet_distance(a, constant) == pytest.approx(np.trace(a.covariance))
+    assert frechet_distance(constant, a) == pytest.approx(np.trace(a.covariance))
 
 
 def test_frechet_distance_of_different_networks_is_refused() -> None:
@@ -125,7 +127,6 @@ def test_inception_score_is_1_for_equal_and_k_for_certain_and_balanced_predictio
     certain.update(np.eye(8, dtype=np.float32)[np.arange(80) % 8], 0)
     assert equal.in_file_order() == pytest.approx(1)
     assert certain.in_file_order() == pytest.approx(8)
-    assert certain.zeros() == 80 * 7
 
 
 def test_inception_score_takes_chunks_in_file_order_and_a_short_last_one_weighs_the_same() -> None:
@@ -141,7 +142,7 @@ def test_inception_score_takes_chunks_in_file_order_and_a_short_last_one_weighs_
         assert score.in_file_order() == pytest.approx(np.mean(expected), rel=1e-12)
 
 
-def test_the_order_free_score_ignores_the_order_that_moves_the_other() -> None:
+def test_the_order_free_score_ignores_the_order_that_moves_the_score_in_file_order() -> None:
     p = softmax(20 * np.eye(4)[np.arange(40) // 10] + RNG.standard_normal((40, 4)))
     scores = []
     for order in (np.arange(40), RNG.permutation(40)):
@@ -155,7 +156,7 @@ def test_the_order_free_score_ignores_the_order_that_moves_the_other() -> None:
 # Precision and recall
 
 
-def by_hand(reference: np.ndarray, samples: np.ndarray, k: int) -> tuple[float, float]:
+def by_definition(reference: np.ndarray, samples: np.ndarray, k: int) -> tuple[float, float]:
     def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return ((a[:, None].astype(np.float64) - b[None].astype(np.float64)) ** 2).sum(-1)
 
@@ -171,7 +172,7 @@ def test_precision_and_recall_are_those_of_the_definition(n: int, m: int) -> Non
     reference = RNG.standard_normal((n, 6)).astype(np.float32)
     samples = (0.8 * RNG.standard_normal((m, 6)) + 0.3).astype(np.float32)
     found = precision_recall(reference, samples)
-    assert (found.precision, found.recall) == pytest.approx(by_hand(reference, samples, 3), abs=1e-9)
+    assert (found.precision, found.recall) == pytest.approx(by_definition(reference, samples, 3), abs=1e-9)
 
 
 def test_precision_and_recall_of_a_set_with_itself_are_1() -> None:
@@ -184,16 +185,16 @@ def test_precision_and_recall_of_a_set_with_itself_are_1() -> None:
 def test_swapping_the_sides_swaps_precision_and_recall() -> None:
     a = RNG.standard_normal((200, 6)).astype(np.float32)
     b = (0.5 * RNG.standard_normal((150, 6))).astype(np.float32)
-    there, back = precision_recall(a, b), precision_recall(b, a)
-    assert (there.precision, there.recall) == (back.recall, back.precision)
+    found, swapped = precision_recall(a, b), precision_recall(b, a)
+    assert (found.precision, found.recall) == (swapped.recall, swapped.precision)
 
 
-def test_three_images_have_no_third_neighbour() -> None:
+def test_three_images_are_too_few_for_k_3() -> None:
     with pytest.raises(StatisticsError, match=r"at least 4 images on each side.*samples: 3"):
         precision_recall(np.zeros((9, 2), np.float32), np.zeros((3, 2), np.float32))
 
 
 def test_features_that_are_not_finite_are_refused() -> None:
     bad = np.full((5, 2), np.nan, np.float32)
-    with pytest.raises(StatisticsError, match="features of the reference hold NaN"):
+    with pytest.raises(StatisticsError, match="features of the reference contain NaN"):
         precision_recall(bad, np.zeros((5, 2), np.float32))

@@ -33,8 +33,8 @@ def test_normals_are_box_muller_of_the_words():
     angle = 2 * np.pi * v - np.pi
     radius = np.sqrt(-2 * np.log(u))
     expected = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(50, -1)
-    ours = normals(3, torch.arange(50), 2, 4096).numpy()
-    np.testing.assert_allclose(ours, expected, rtol=6e-8, atol=2e-14)  # half a unit of float32
+    drawn_normals = normals(3, torch.arange(50), 2, 4096).numpy()
+    np.testing.assert_allclose(drawn_normals, expected, rtol=6e-8, atol=2e-14)  # half a unit of float32
 
 
 def test_normals_at_the_ends_of_the_words_are_finite():

@@ -1,4 +1,4 @@
-"""The npz container: what is written is whole and the same every time, what is damaged is refused."""
+"""The npz container: writing is deterministic, and damaged files are refused."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_written_file_has_the_header_that_streaming_readers_expect(tmp_path: P
     assert archive.getinfo("arr_0.npy").compress_type == zipfile.ZIP_STORED
 
 
-def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_writer_that_fails_leaves_no_file(tmp_path: Path) -> None:
     def broken():
         yield IMAGES[:4]
         raise RuntimeError("the source is gone")

@@ -44,7 +44,7 @@ def test_samples_with_statistics_are_recognised(tmp_path: Path) -> None:
         ({"other": IMAGES}, BatchError, r"neither images \('arr_0'\) nor statistics"),
         ({"mu": np.zeros(4)}, StatisticsError, "has 'mu' but no 'sigma'"),
         ({"sigma": np.eye(4)}, StatisticsError, "has 'sigma' but no 'mu'"),
-        ({"mu": np.zeros(4), "sigma": np.eye(5)}, StatisticsError, "do not belong together"),
+        ({"mu": np.zeros(4), "sigma": np.eye(5)}, StatisticsError, "do not match"),
         ({"mu": np.zeros(4, int), "sigma": np.eye(4)}, StatisticsError, "expected floating-point"),
         ({"mu": np.full(4, np.nan), "sigma": np.eye(4)}, StatisticsError, "NaN or infinity"),
         ({"arr_0": IMAGES, "provenance": np.array("{]")}, BatchError, "its provenance is not the JSON"),
@@ -72,6 +72,6 @@ def test_statistics_of_another_protocol_are_refused(tmp_path: Path) -> None:
     provenance = '{"protocol": {"name": "clean", "fingerprint": "0123456789ab"}}'
     path = saved(tmp_path / "a.npz", arr_0=IMAGES, **STATISTICS, provenance=np.array(provenance))
     reference = open_reference(path)
-    require_same_protocol(reference, "clean", "0123456789ab")
-    with pytest.raises(StatisticsError, match=r"statistics of protocol clean .* this run measures adm"):
-        require_same_protocol(reference, "adm", "ba9876543210")
+    require_same_protocol(reference, {"name": "clean", "fingerprint": "0123456789ab"})
+    with pytest.raises(StatisticsError, match=r"statistics of protocol clean .* this run uses protocol adm"):
+        require_same_protocol(reference, {"name": "adm", "fingerprint": "ba9876543210"})

@@ -1,4 +1,4 @@
-"""The report: one file that asks nobody for anything, and the same figures as pictures."""
+"""The report: one file that makes no network requests, and its figures as PNG files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def save_batch(path: Path, classes: int = 4) -> Path:
 
 
 def small(tmp_path: Path, **facts: Any) -> Result:
-    """A result whose samples and reference are there."""
+    """A result whose samples and reference exist."""
     sides: dict[str, Any] = {
         "samples": save_batch(tmp_path / "batch.npz"),
         "reference": save_batch(tmp_path / "ref.npz"),
@@ -58,11 +58,11 @@ def test_the_page_holds_table_figures_pictures_and_provenance_and_no_address_to_
     assert "something to know" in page
     asked = re.findall(r"""(?<![\w-])(?:src|href)="([^"]*)"|url\(["']?([^)]*)""", page)
     assert asked
-    assert [each for each in map("".join, asked) if not each.startswith(("data:", "#"))] == []
+    assert [address for address in map("".join, asked) if not address.startswith(("data:", "#"))] == []
     assert [path.name for path in tmp_path.glob("*.html*")] == ["report.html"]
 
 
-def test_the_papers_rows_are_in_the_page_only_beside_a_result_that_compares(tmp_path) -> None:
+def test_the_papers_rows_are_in_the_page_only_with_a_comparable_result(tmp_path) -> None:
     write_report(tmp_path / "report.html", GUIDED)
     assert "BigGAN-deep" in (tmp_path / "report.html").read_text("utf-8")
     write_report(tmp_path / "report.html", [small(tmp_path)])
@@ -80,7 +80,7 @@ def test_the_page_does_without_what_is_not_there(tmp_path) -> None:
 def test_no_results_mixed_protocols_or_no_folder_are_refused_and_nothing_is_written(tmp_path) -> None:
     for results, out, words in (
         ([], "report.html", "at least one result"),
-        ([handmade(), handmade(protocol="clean")], "report.html", "one protocol"),
+        ([handmade(), handmade(protocol="clean")], "report.html", "a single protocol"),
         ([handmade()], "absent/report.html", "cannot be written: No such file"),
     ):
         with pytest.raises(ResultError, match=words):
@@ -96,9 +96,9 @@ def test_figures_show_our_points_and_the_papers_where_they_measure_the_same() ->
     fids = series("fid-guidance", GUIDED)
     assert fids["dit-xl-2-256, 50K images"] == [9.6, 3.2, 2.3]
     assert fids["DiT-XL/2 at 256, as published"] == [9.62, 3.22, 2.27]
-    apart = [handmade(n=10_000, cfg=cfg) for cfg in (1.0, 1.5)]
-    assert list(series("fid-guidance", apart)) == ["dit-xl-2-256, 10K images"]
-    assert series("fid-gflops", apart)["DiT-XL/2 at 512, as published"] == [3.04]
+    smaller = [handmade(n=10_000, cfg=cfg) for cfg in (1.0, 1.5)]
+    assert list(series("fid-guidance", smaller)) == ["dit-xl-2-256, 10K images"]
+    assert series("fid-gflops", smaller)["DiT-XL/2 at 512, as published"] == [3.04]
 
 
 def test_a_figure_of_one_point_or_of_metrics_that_are_absent_is_left_out() -> None:
@@ -158,7 +158,7 @@ def test_plot_writes_the_figures_as_png_and_says_where(tmp_path) -> None:
 
 def test_plot_refuses_results_that_name_no_model(tmp_path) -> None:
     write_result(tmp_path / "r.json", handmade(model=None))
-    with pytest.raises(ResultError, match="which model and guidance"):
+    with pytest.raises(ResultError, match="records its model and guidance"):
         CliRunner().invoke(
             main, ["plot", str(tmp_path / "r.json"), "--out", str(tmp_path / "plots")], catch_exceptions=False
         )

@@ -12,7 +12,7 @@ RNG = np.random.default_rng(4)
 
 
 def by_definition(images: np.ndarray) -> np.ndarray:
-    """TensorFlow 1: position i·(H/299) in float32, neighbours clamped, everything else in float64."""
+    """TensorFlow 1: position i·(H/299) in float32, indices clamped, everything else in float64."""
     x = images.astype(np.float64)
     for axis in (1, 2):
         size = x.shape[axis]
@@ -41,10 +41,10 @@ def test_bilinear_is_the_same_with_any_number_of_threads(n: int) -> None:
         torch.set_num_threads(threads)
         resized.append(tf1_bilinear(images))
     torch.set_num_threads(before)
-    assert all(torch.equal(each, resized[0]) for each in resized)
+    assert all(torch.equal(images, resized[0]) for images in resized)
 
 
-def test_299_pixels_are_left_alone() -> None:
+def test_images_of_299_pixels_are_not_resized() -> None:
     images = RNG.integers(0, 256, (1, 299, 299, 3), dtype=np.uint8)
     expected = (images.astype(np.float32) - 128) / 128
     for resize in (tf1_bilinear, clean_fid_bicubic):

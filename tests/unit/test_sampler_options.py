@@ -1,69 +1,119 @@
-"""Samplers by name: whom they fit, what they are told, and that the command offers the same."""
+"""Settings from requests, manifest entries and defaults, and the choices that the command offers."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
 from dit_eval.commands.sample import sample
 from dit_eval.errors import UsageError
+from dit_eval.generation.model_lookup import ModelSpec
+from dit_eval.generation.plan import choose_settings
 from dit_eval.sampling.flow_schedules import DIFFUSION, LAST_STEPS, ODE_SOLVERS, SDE_SOLVERS
 from dit_eval.sampling.paths import PATHS, PREDICTIONS
-from dit_eval.sampling.samplers import SAMPLERS, choose_options, choose_steps, require_fitting
+from dit_eval.sampling.samplers import SAMPLERS
+
+REQUEST = {
+    "num": 10, "seed": 0, "labels": "uniform", "sampler": None, "steps": None, "cfg": None,
+    "cfg_channels": "3", "cfg_interval": None, "batch_size": 4, "precision": "fp32", "compile": False,
+}  # fmt: skip
+
+
+def settings(
+    options: dict[str, Any] | None = None,
+    *,
+    family: str | None = None,
+    defaults: dict[str, Any] | None = None,
+    **request: Any,
+) -> dict[str, Any]:
+    """The settings for a request to a model of this family and with these defaults in its manifest entry."""
+    spec = ModelSpec(
+        name="mine", config="S/8", family=family, weights_source=Path("mine.pt"), defaults=defaults or {}
+    )
+    return choose_settings(spec, options or {}, **(REQUEST | request))
 
 
 @pytest.mark.parametrize(
     ("sampler", "family", "complaint"),
     [
-        ("ode", "DiT", "mine is a DiT, sampled by ddpm or ddim, and the sampler is ode"),
-        ("sde", "DiT", "sampled by ddpm or ddim"),
-        ("ddpm", "SiT", "mine is a SiT, sampled by ode or sde, and the sampler is ddpm"),
-        ("ddim", "SiT", "sampled by ode or sde"),
+        ("ode", "DiT", "sampler ode does not fit mine, which is a DiT. Choose ddpm or ddim"),
+        ("sde", "DiT", "Choose ddpm or ddim"),
+        ("ddpm", "SiT", "sampler ddpm does not fit mine, which is a SiT. Choose ode or sde"),
+        ("ddim", "SiT", "Choose ode or sde"),
         ("euler", None, "not one of ddpm, ddim, ode, sde"),
     ],
 )
-def test_sampler_of_another_kind_of_model_is_refused(sampler, family, complaint):
+def test_sampler_of_another_family_is_refused(sampler, family, complaint):
     with pytest.raises(UsageError, match=complaint):
-        require_fitting(sampler, "mine", family)
+        settings(sampler=sampler, family=family)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_sampler_fits_its_family_and_models_of_which_nothing_is_known(sampler):
-    require_fitting(sampler, "mine", SAMPLERS[sampler].family)
-    require_fitting(sampler, "mine", None)
+def test_sampler_fits_its_family_and_models_of_unknown_family(sampler):
+    for family in (SAMPLERS[sampler].family, None):
+        assert settings(sampler=sampler, family=family)["sampler"] == sampler
 
 
-def test_option_is_as_given_else_as_the_model_says_else_the_default():
-    told = choose_options(
-        "ode", {"solver": "rk4", "path": None}, {"path": "gvp", "solver": "euler", "cfg": 4}
-    )
-    assert told == {"path": "gvp", "prediction": "velocity", "solver": "rk4"}
+@pytest.mark.parametrize(("family", "sampler"), [("DiT", "ddpm"), ("SiT", "sde"), (None, "ddpm")])
+def test_sampler_defaults_to_that_of_the_family(family, sampler):
+    assert settings(family=family)["sampler"] == sampler
 
 
-def test_option_of_no_sampler_is_a_programming_error():
+def test_sampler_of_the_manifest_comes_before_that_of_the_family():
+    assert settings(family="SiT", defaults={"sampler": "ode"})["sampler"] == "ode"
+
+
+def test_options_are_as_requested_else_as_in_the_manifest_else_the_defaults():
+    requested = {"solver": "rk4", "path": None}
+    chosen = settings(requested, sampler="ode", defaults={"path": "gvp", "solver": "euler", "cfg": 4.0})
+    assert chosen["options"] == {"path": "gvp", "prediction": "velocity", "solver": "rk4"}
+    assert chosen["cfg"] == 4.0
+    assert (settings(cfg=1.5, defaults={"cfg": 4.0})["cfg"], settings()["cfg"]) == (1.5, 1.0)
+
+
+def test_steps_are_as_requested_else_as_in_the_manifest_else_250():
+    defaults = {"steps": 50}
+    assert settings(steps=10, defaults=defaults)["steps"] == "10"
+    assert settings(defaults=defaults)["steps"] == "50"
+    assert settings()["steps"] == "250"
+    assert settings({"solver": "dopri5"}, sampler="ode", defaults=defaults)["steps"] is None
+
+
+def test_requested_zeros_are_not_taken_for_open_settings():
+    assert settings({"eta": 0.0}, sampler="ddim", defaults={"eta": 1.0})["options"] == {"eta": 0.0}
+    assert settings(cfg=0.0, defaults={"cfg": 4.0})["cfg"] == 0.0
+
+
+def test_batch_is_not_larger_than_the_number_of_images():
+    assert settings(num=3, batch_size=32)["batch_size"] == 3
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seed_of_more_than_64_bits_is_refused(seed):
+    with pytest.raises(UsageError, match="seed"):
+        settings(seed=seed)
+
+
+def test_option_that_no_sampler_has_is_a_programming_error():
     with pytest.raises(TypeError, match="sovler"):
-        choose_options("ode", {"sovler": "rk4"}, {})
-
-
-def test_steps_are_as_given_else_as_the_model_says_else_250():
-    assert choose_steps(10, {}, {"steps": 50}) == "10"
-    assert choose_steps(None, {}, {"steps": 50}) == "50"
-    assert choose_steps(None, {"solver": "heun"}, {}) == "250"
-    assert choose_steps(None, {"solver": "dopri5"}, {"steps": 50}) is None
+        settings({"sovler": "rk4"}, sampler="ode")
 
 
 @pytest.mark.parametrize(
-    ("option", "known"),
+    ("option", "choices"),
     [
         ("sampler", SAMPLERS),
-        ("solver", {**dict.fromkeys(ODE_SOLVERS), **dict.fromkeys(SDE_SOLVERS)}),
+        ("solver", {**ODE_SOLVERS, **SDE_SOLVERS}),
         ("diffusion", DIFFUSION),
         ("last_step", LAST_STEPS),
         ("path", PATHS),
         ("prediction", PREDICTIONS),
     ],
 )
-def test_command_offers_what_there_is(option, known):
+def test_command_offers_all_choices(option, choices):
     (kind,) = (parameter.type for parameter in sample.params if parameter.name == option)
     assert isinstance(kind, click.Choice)
-    assert list(kind.choices) == list(known)
+    assert list(kind.choices) == list(choices)

@@ -40,9 +40,9 @@ def test_a_model_of_any_architecture_and_image_size_has_its_place(tmp_path):
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):
-    for name in ("one.svg", "other.svg"):
+    for name in ("first.svg", "second.svg"):
         plot_scaling(tmp_path / name, flop_rows(), [handmade()])
-    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "other.svg").read_bytes()
+    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
 
 
 def test_the_command_writes_a_picture_and_says_where(tmp_path):
@@ -57,7 +57,7 @@ def test_the_command_writes_a_picture_and_says_where(tmp_path):
 
 def test_a_result_without_model_or_fid_is_refused(tmp_path):
     for result in (handmade(model=None), replace(handmade(), metrics={})):
-        with pytest.raises(ResultError, match=r"batch\.npz does not say which model drew it, or has no FID"):
+        with pytest.raises(ResultError, match=r"batch\.npz does not record its model, or has no FID"):
             plot_scaling(tmp_path / "scaling.svg", flop_rows(), [result])
     assert list(tmp_path.iterdir()) == []
 

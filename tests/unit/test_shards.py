@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dit_eval.errors import BatchError, UsageError
-from dit_eval.generation import shards
+from dit_eval.generation import shards as shards_module
 from dit_eval.generation.shards import ShardFolder
 from dit_eval.io.assets import sha256
 
@@ -19,25 +19,25 @@ LABELS = np.arange(10)
 
 
 def folder(tmp_path, **settings) -> ShardFolder:
-    return ShardFolder(tmp_path / "b.npz", {"seed": 0} | settings, num=10, size=4, shape=SHAPE)
+    return ShardFolder(tmp_path / "b.npz", {"seed": 0} | settings, num=10, shard_size=4, image_size=4)
 
 
-def write_all(place: ShardFolder, numbers=(0, 1, 2)) -> None:
+def write_all(shards: ShardFolder, numbers=(0, 1, 2)) -> None:
     for number in numbers:
-        place.write(number, IMAGES[4 * number : 4 * number + 4])
+        shards.write(number, IMAGES[4 * number : 4 * number + 4])
 
 
 def finished(tmp_path) -> ShardFolder:
-    place = folder(tmp_path)
-    place.open()
-    write_all(place)
-    assert place.merge(LABELS, {})
-    return place
+    shards = folder(tmp_path)
+    shards.open()
+    write_all(shards)
+    assert shards.merge(LABELS, {})
+    return shards
 
 
 def test_merged_shards_are_the_batch(tmp_path):
-    place = finished(tmp_path)
-    with np.load(place.out) as arrays:
+    shards = finished(tmp_path)
+    with np.load(shards.out) as arrays:
         np.testing.assert_array_equal(arrays["arr_0"], IMAGES)
         np.testing.assert_array_equal(arrays["arr_1"], LABELS)
         assert arrays["arr_1"].dtype == np.int64
@@ -45,10 +45,10 @@ def test_merged_shards_are_the_batch(tmp_path):
 
 
 def test_record_beside_the_batch_holds_its_plan_and_checksum(tmp_path):
-    place = finished(tmp_path)
-    record = json.loads(place.record.read_text("utf-8"))
-    assert record["plan"] == place.settings
-    assert record["sha256"] == sha256(place.out)
+    shards = finished(tmp_path)
+    record = json.loads(shards.record.read_text("utf-8"))
+    assert record["plan"] == shards.settings
+    assert record["sha256"] == sha256(shards.out)
 
 
 def test_speed_is_that_of_the_timed_shards_in_full_size_over_all_processes(tmp_path):
@@ -62,123 +62,123 @@ def test_speed_is_that_of_the_timed_shards_in_full_size_over_all_processes(tmp_p
     timed.write(1, IMAGES[4:8], seconds=2.0, device="b")
     timed.write(2, IMAGES[8:], seconds=0.5, device="a")
     assert timed.merge(LABELS, {})
-    speeds = [json.loads(place.record.read_text("utf-8"))["speed"] for place in (untimed, timed)]
+    speeds = [json.loads(shards.record.read_text("utf-8"))["speed"] for shards in (untimed, timed)]
     assert speeds == [None, {"device": "a and b", "images": 8, "seconds": 2.5}]
     assert sha256(untimed.out) == sha256(timed.out)
 
 
 def test_nothing_is_merged_while_a_shard_is_missing(tmp_path):
-    place = folder(tmp_path)
-    place.open()
-    write_all(place, (0, 2))
-    assert place.missing() == [1]
-    assert not place.merge(LABELS, {})
-    assert not place.out.exists()
+    shards = folder(tmp_path)
+    shards.open()
+    write_all(shards, (0, 2))
+    assert shards.missing() == [1]
+    assert not shards.merge(LABELS, {})
+    assert not shards.out.exists()
 
 
-def test_order_in_which_shards_come_does_not_matter(tmp_path):
+def test_order_of_writing_shards_does_not_matter(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     for parent, order in ((first, (0, 1, 2)), (second, (2, 0, 1))):
-        place = folder(parent)
-        place.open()
-        write_all(place, order)
-        place.merge(LABELS, {})
+        shards = folder(parent)
+        shards.open()
+        write_all(shards, order)
+        shards.merge(LABELS, {})
     assert sha256(first / "b.npz") == sha256(second / "b.npz")
 
 
-def test_folder_of_other_settings_is_refused_by_what_differs(tmp_path):
+def test_folder_of_other_settings_is_refused_with_the_differences(tmp_path):
     folder(tmp_path, cfg=1.5).open()
-    with pytest.raises(UsageError, match=r"cfg \(1.5 there, 4.0 here\), seed \(0 there, 1 here\)"):
+    with pytest.raises(UsageError, match=r"cfg \(1.5 before, 4.0 now\), seed \(0 before, 1 now\)"):
         folder(tmp_path, cfg=4.0, seed=1).open()
 
 
 def test_finished_batch_of_other_settings_is_refused_and_kept(tmp_path):
-    place = finished(tmp_path)
+    shards = finished(tmp_path)
     with pytest.raises(UsageError, match="seed"):
         folder(tmp_path, seed=1).open()
-    assert place.finished()
+    assert shards.finished()
 
 
 def test_file_of_unknown_origin_is_refused_and_kept(tmp_path):
     (tmp_path / "b.npz").write_bytes(b"mine")
-    with pytest.raises(UsageError, match="nothing says how it was made"):
+    with pytest.raises(UsageError, match="without a record of how it was made"):
         folder(tmp_path).open()
     assert (tmp_path / "b.npz").read_bytes() == b"mine"
 
 
-def test_opening_a_finished_batch_removes_what_a_killed_process_left(tmp_path):
-    place = finished(tmp_path)
-    place.folder.mkdir()
-    (place.folder / "00000000.npz").touch()
-    place.open()
-    assert not place.folder.exists()
-    assert place.finished()
+def test_opening_a_finished_batch_removes_the_folder_of_a_killed_process(tmp_path):
+    shards = finished(tmp_path)
+    shards.folder.mkdir()
+    (shards.folder / "00000000.npz").touch()
+    shards.open()
+    assert not shards.folder.exists()
+    assert shards.finished()
 
 
 def test_clearing_removes_batch_record_and_shards(tmp_path):
-    place = finished(tmp_path)
-    place.folder.mkdir()
-    place.clear()
+    shards = finished(tmp_path)
+    shards.folder.mkdir()
+    shards.clear()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_shard_is_named_and_never_merged(tmp_path):
-    place = folder(tmp_path)
-    place.open()
-    write_all(place)
-    shard = place.folder / "00000004.npz"
-    content = bytearray(shard.read_bytes())
+    shards = folder(tmp_path)
+    shards.open()
+    write_all(shards)
+    path = shards.folder / "00000004.npz"
+    content = bytearray(path.read_bytes())
     content[150] ^= 1
-    shard.write_bytes(content)
+    path.write_bytes(content)
     with pytest.raises(BatchError, match=r"00000004\.npz"):
-        place.merge(LABELS, {})
-    assert not place.out.exists()
+        shards.merge(LABELS, {})
+    assert not shards.out.exists()
 
 
-def test_shard_that_others_have_merged_meanwhile_is_not_an_error(tmp_path):
-    place = finished(tmp_path)
-    place.write(0, IMAGES[:4])
-    assert place.merge(LABELS, {})
+def test_shard_that_another_process_has_merged_is_not_an_error(tmp_path):
+    shards = finished(tmp_path)
+    shards.write(0, IMAGES[:4])
+    assert shards.merge(LABELS, {})
 
 
-def test_one_of_many_merges(tmp_path):
-    place = folder(tmp_path)
-    place.open()
-    write_all(place)
+def test_one_of_many_threads_merges(tmp_path):
+    shards = folder(tmp_path)
+    shards.open()
+    write_all(shards)
     results = []
-    threads = [threading.Thread(target=lambda: results.append(place.merge(LABELS, {}))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: results.append(shards.merge(LABELS, {}))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert results == [True] * 4
-    np.testing.assert_array_equal(np.load(place.out)["arr_0"], IMAGES)
-    assert not place.folder.exists()
+    np.testing.assert_array_equal(np.load(shards.out)["arr_0"], IMAGES)
+    assert not shards.folder.exists()
 
 
-def test_disk_too_small_for_shards_and_batch_is_refused_before_the_first_step(tmp_path, monkeypatch):
+def test_disk_too_small_for_shards_and_batch_is_refused_before_sampling(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 2 * IMAGES.nbytes - 1))
-    with pytest.raises(BatchError, match="Make room"):
+    with pytest.raises(BatchError, match="Free some space"):
         folder(tmp_path).open()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 2 * IMAGES.nbytes))
     folder(tmp_path).open()
 
 
-def test_failed_write_says_how_to_go_on_and_leaves_no_shard(tmp_path, monkeypatch):
-    place = folder(tmp_path)
-    place.open()
+def test_failed_write_says_how_to_resume_and_leaves_no_shard(tmp_path, monkeypatch):
+    shards = folder(tmp_path)
+    shards.open()
 
-    def full(*_):
+    def full_disk(*_):
         raise BatchError("b.npz cannot be written: No space left on device.")
 
-    monkeypatch.setattr(shards, "write_npz", full)
+    monkeypatch.setattr(shards_module, "write_npz", full_disk)
     with pytest.raises(BatchError, match="run the same command again"):
-        place.write(0, IMAGES[:4])
-    assert place.missing() == [0, 1, 2]
+        shards.write(0, IMAGES[:4])
+    assert shards.missing() == [0, 1, 2]
 
 
-def test_folder_that_cannot_be_made_is_an_error(tmp_path):
+def test_folder_that_cannot_be_created_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(BatchError, match="cannot be written"):
         folder(tmp_path / "file").open()

@@ -1,4 +1,4 @@
-"""Table 2: the paper's rows as printed, ours beside them where they measure the same, apart where not."""
+"""Table 2: the paper's rows as printed, comparable results with them, and the others with the reason."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.handmade import handmade
 
 
 def line(text: str, start: str) -> list[str]:
-    (found,) = (each for each in text.splitlines() if each.strip().startswith(start))
-    return found.split()
+    (row,) = (row for row in text.splitlines() if row.strip().startswith(start))
+    return row.split()
 
 
 def test_the_papers_fifteen_rows_stand_as_printed() -> None:
@@ -31,12 +31,12 @@ def test_the_papers_fifteen_rows_stand_as_printed() -> None:
     assert line(table2([]).text(), "CDM") == ["CDM", "50K", "4.88", "–", "158.71", "–", "–"]
 
 
-def test_the_same_measurement_stands_beside_the_paper_with_the_difference() -> None:
+def test_a_comparable_result_is_listed_with_the_difference_from_the_paper() -> None:
     table = table2([handmade(cfg=1.5, fid=2.21, recall=0.58)])
-    assert not table.apart
+    assert not table.others
     text = table.text(width=80)
     assert line(text, "dit-xl-2-256 (cfg=1.50)")[2:4] == ["50K", "2.21"]
-    difference = line(text, "less the paper's")
+    difference = line(text, "minus the paper's")
     assert difference[3] == "-0.06"
     assert difference[-1] == "+0.01"
     assert "adm adm-fingerprint" in text
@@ -53,26 +53,26 @@ def test_the_same_measurement_stands_beside_the_paper_with_the_difference() -> N
         ({"size": 512}, "images of 512×512, not 256×256"),
     ],
 )
-def test_another_measurement_stands_apart_with_the_reason(facts: dict, reason: str) -> None:
+def test_any_other_result_is_listed_separately_with_the_reason(facts: dict, reason: str) -> None:
     table = table2([handmade(**facts)])
-    assert not table.ours
-    (row,) = table.apart
+    assert not table.comparable
+    (row,) = table.others
     assert row.reasons == (reason,)
     assert row.paper is None
     assert reason in " ".join(table.text().split())
 
 
 def test_the_reference_counts_by_its_name_or_by_the_name_of_its_file() -> None:
-    assert table2([handmade(reference="refs/VIRTUAL_imagenet256_labeled.npz")]).ours
+    assert table2([handmade(reference="refs/VIRTUAL_imagenet256_labeled.npz")]).comparable
 
 
 def test_a_batch_of_unknown_origin_has_no_row_of_the_paper() -> None:
-    (row,) = table2([handmade(model=None, samples="runs/other.npz")]).ours
+    (row,) = table2([handmade(model=None, samples="runs/other.npz")]).comparable
     assert (row.name, row.paper) == ("other.npz", None)
 
 
 def test_results_of_two_protocols_are_refused() -> None:
-    with pytest.raises(ResultError, match="one table holds numbers of one protocol"):
+    with pytest.raises(ResultError, match=r"with protocol adm .* with protocol clean"):
         table2([handmade(), handmade(protocol="clean")])
 
 
@@ -84,7 +84,7 @@ def test_results_of_two_protocols_are_refused() -> None:
         ("dit-xl-2-512", {"cfg": 1.5, "size": 512}, "dit-xl-2-g-1.50-512"),
         ("dit-xl-2-256", {"cfg": 4.0}, None),
         ("digits", {"cfg": 1.5}, None),
-        ("sit-xl-2-256", {"cfg": 1.5}, None),  # drawn by ddpm here; the paper's by its SDE
+        ("sit-xl-2-256", {"cfg": 1.5}, None),  # sampled by ddpm; the paper's by its SDE
     ],
 )
 def test_the_papers_row_has_our_model_size_guidance_and_sampler(model, facts, name) -> None:
@@ -100,13 +100,13 @@ def test_architecture_of_a_name(name: str, expected: str | None) -> None:
 
 
 def test_the_command_prints_the_table_and_refuses_mixtures_and_other_files(tmp_path) -> None:
-    one, other = tmp_path / "adm.json", tmp_path / "clean.json"
-    write_result(one, handmade())
-    write_result(other, handmade(protocol="clean"))
-    done = CliRunner().invoke(main, ["table2", str(one)], catch_exceptions=False)
+    adm, clean = tmp_path / "adm.json", tmp_path / "clean.json"
+    write_result(adm, handmade())
+    write_result(clean, handmade(protocol="clean"))
+    done = CliRunner().invoke(main, ["table2", str(adm)], catch_exceptions=False)
     assert done.stdout.rstrip() == table2([handmade()]).text()
-    with pytest.raises(ResultError, match="one protocol"):
-        CliRunner().invoke(main, ["table2", str(one), str(other)], catch_exceptions=False)
+    with pytest.raises(ResultError, match="a single protocol"):
+        CliRunner().invoke(main, ["table2", str(adm), str(clean)], catch_exceptions=False)
     (tmp_path / "other.json").write_text("{}")
     for name, words in (("other.json", "not a result"), ("absent.json", "No such file")):
         with pytest.raises(ResultError, match=f"{name}.*{words}"):

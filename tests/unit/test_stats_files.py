@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from dit_eval.cli import main
 from dit_eval.errors import StatisticsError
 from dit_eval.evaluation.pipeline import make_reference
-from dit_eval.evaluation.stats_files import MomentFile, merge, read_moments, subtract
+from dit_eval.evaluation.stats_files import StatsFile, merge, read_stats, subtract
 from dit_eval.io.assets import folder
 
 CUTS = {"a": slice(0, 700), "b": slice(700, 1000), "c": slice(1000, None), "whole": slice(None)}
@@ -29,7 +29,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def assert_equal(found: MomentFile, expected: MomentFile) -> None:
+def assert_equal(found: StatsFile, expected: StatsFile) -> None:
     assert found.n == expected.n
     for kind in ("pool", "spatial"):
         ours, theirs = getattr(found, kind), getattr(expected, kind)
@@ -39,13 +39,13 @@ def assert_equal(found: MomentFile, expected: MomentFile) -> None:
 
 def test_parts_merge_to_the_statistics_of_the_whole(parts: Path, tmp_path: Path) -> None:
     merge([parts / f"{name}.npz" for name in "abc"], tmp_path / "sum.npz")
-    assert_equal(read_moments(tmp_path / "sum.npz"), read_moments(parts / "whole.npz"))
+    assert_equal(read_stats(tmp_path / "sum.npz"), read_stats(parts / "whole.npz"))
 
 
 def test_the_whole_less_a_part_is_the_rest(parts: Path, tmp_path: Path) -> None:
     subtract(parts / "whole.npz", parts / "c.npz", tmp_path / "rest.npz")
     merge([parts / "a.npz", parts / "b.npz"], tmp_path / "ab.npz")
-    assert_equal(read_moments(tmp_path / "rest.npz"), read_moments(tmp_path / "ab.npz"))
+    assert_equal(read_stats(tmp_path / "rest.npz"), read_stats(tmp_path / "ab.npz"))
 
 
 def test_more_than_there_is_cannot_be_taken_away(parts: Path, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_more_than_there_is_cannot_be_taken_away(parts: Path, tmp_path: Path) ->
 def test_files_that_do_not_say_their_n_do_not_add_up(parts: Path, tmp_path: Path) -> None:
     with np.load(parts / "a.npz") as stored:
         np.savez(tmp_path / "bare.npz", **{k: stored[k] for k in ("mu", "sigma", "mu_s", "sigma_s")})
-    with pytest.raises(StatisticsError, match="only files of `dit-eval ref make`"):
+    with pytest.raises(StatisticsError, match="Only files of `dit-eval ref make`"):
         merge([parts / "a.npz", tmp_path / "bare.npz"], tmp_path / "sum.npz")
 
 

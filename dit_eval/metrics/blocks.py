@@ -1,0 +1,36 @@
+"""How metrics go through many images: blocks of rows, and random orders that are always the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+BLOCK_ROWS = 2000  # images that are processed at once
+_SEED = 0
+
+
+class SupportsSlicing(Protocol):
+    """Rows (N, D) that are read by slices, as those of an array, in memory or on disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+
+def row_blocks(n: int) -> Iterator[slice]:
+    """Slices of BLOCK_ROWS rows, the last one shorter, that cover 0…n."""
+    for start in range(0, n, BLOCK_ROWS):
+        yield slice(start, min(start + BLOCK_ROWS, n))
+
+
+def permutations(n: int) -> Iterator[np.ndarray]:
+    """An endless sequence of random permutations of 0…n-1, the same on every machine: (n,) integers.
+
+    They sort the raw output of a bit generator, which numpy guarantees never to change; its own permutations
+    may change between versions.
+    """
+    generator = np.random.Philox(_SEED)
+    while True:
+        yield np.argsort(generator.random_raw(n), kind="stable")

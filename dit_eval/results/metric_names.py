@@ -1,0 +1,49 @@
+"""How every metric is called in tables, figures and reports, and which way is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricName:
+    """Names and print format of one metric.
+
+    label: its name; column: its name where space is short, as in the papers' tables; digits, column_digits:
+    digits after the decimal point in the two cases; parent: the headline metric that this one is shown below.
+    """
+
+    label: str
+    column: str = ""
+    lower_is_better: bool = False
+    digits: int = 4
+    column_digits: int = 2
+    parent: str = ""
+
+    @property
+    def title(self) -> str:
+        """The label and, for a headline metric, an arrow towards the better values."""
+        return self.label if self.parent else f"{self.label} {self._arrow}"
+
+    @property
+    def column_title(self) -> str:
+        """The short name with the arrow, as the papers print it."""
+        return f"{self.column}{self._arrow}"
+
+    @property
+    def _arrow(self) -> str:
+        return "↓" if self.lower_is_better else "↑"
+
+
+METRICS = {
+    "fid": MetricName(label="FID", column="FID", lower_is_better=True),
+    "fid_infinity": MetricName(label="FID∞", lower_is_better=True, parent="fid"),
+    "sfid": MetricName(label="sFID", column="sFID", lower_is_better=True),
+    "inception_score": MetricName(label="Inception score", column="IS"),
+    "inception_score_order_free": MetricName(label="order-free", parent="inception_score"),
+    "precision": MetricName(label="Precision", column="Prec."),
+    "precision_float16": MetricName(label="ADM's float16", parent="precision"),
+    "recall": MetricName(label="Recall", column="Rec."),
+    "recall_float16": MetricName(label="ADM's float16", parent="recall"),
+}
+HEADLINE = tuple(name for name, metric in METRICS.items() if not metric.parent)

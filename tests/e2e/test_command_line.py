@@ -1,0 +1,169 @@
+"""The command line as a whole: help, exit codes, start-up, and names that are never broken."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+from dit_eval import cli
+from dit_eval.commands import options, registry
+from dit_eval.io import assets
+from dit_eval.results.result import write_result
+from tests.command import dit_eval
+from tests.handmade import handmade
+
+# Runs the command in its arguments; fails if it exits with another code than expected or imports torch.
+WITHOUT_TORCH = """
+import sys
+from dit_eval.cli import run
+try:
+    run()
+except SystemExit as stop:
+    code = stop.code
+loaded = [name for name in ("torch", "torchvision") if name in sys.modules]
+sys.exit(f"exit code {code}, loaded: {loaded}" if code or loaded else 0)
+"""
+STARTUP_S = 0.5
+
+
+def run_python(program: str, *arguments: object) -> float:
+    """Run a program that must succeed and return its seconds of CPU time, which other jobs hardly change."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@cache
+def bare_startup() -> float:
+    return statistics.median(run_python("pass") for _ in range(3))
+
+
+def all_commands(group: click.Group, *names: str) -> Iterator[tuple[str, ...]]:
+    yield names
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from all_commands(command, *names, name)
+        else:
+            yield *names, name
+
+
+COMMANDS = list(all_commands(cli.main))
+
+
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_the_help_of_every_command_starts_at_once_without_torch(names: tuple[str, ...]) -> None:
+    seconds = statistics.median(run_python(WITHOUT_TORCH, *names, "--help") for _ in range(3))
+    assert seconds < bare_startup() + STARTUP_S
+
+
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_the_help_of_every_command_fits_80_columns_and_says_what_each_option_does(
+    names: tuple[str, ...],
+) -> None:
+    shown = dit_eval(*names, "--help")
+    assert shown.returncode == 0
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert "-\n" not in shown.stdout  # a name broken at a hyphen
+    assert "..." not in shown.stdout.partition("Commands:")[2]  # a summary that click has cut
+    command: click.Command = cli.main
+    for name in names:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+    assert all(option.help or option.hidden for option in command.params if isinstance(option, click.Option))
+
+
+def test_commands_that_compute_no_features_load_no_torch(tmp_path: Path) -> None:
+    digits = assets.folder("reference_stats") / "digits.npz"
+    interval = {"se": 0.1, "low": 9.4, "high": 9.8}
+    for name, cfg in (("a", 1.0), ("b", 1.5)):
+        result = handmade(cfg=cfg)
+        write_result(
+            tmp_path / f"{name}.json", replace(result, intervals=dict.fromkeys(result.metrics, interval))
+        )
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "batch.npz", images)
+    result = tmp_path / "a.json"
+    for arguments in (
+        ("stats", "show", digits),
+        ("stats", "merge", digits, digits, "--out", tmp_path / "merged.npz"),
+        ("stats", "subtract", tmp_path / "merged.npz", digits, "--out", tmp_path / "rest.npz"),
+        ("ref", "list"),
+        ("ref", "fetch", "digits"),
+        ("models", "list"),
+        ("doctor", tmp_path / "batch.npz", "--pixels-only"),
+        ("doctor", digits, "digits", "--pixels-only"),
+        ("check", result, "--baseline", result),
+        ("check", result, "--published", "dit-xl-2"),
+        ("table2", result),
+        ("plot", result, tmp_path / "b.json", "--out", tmp_path / "plots"),
+    ):
+        run_python(WITHOUT_TORCH, *arguments)
+
+
+@pytest.mark.parametrize("kind", ["models", "reference_stats"])
+def test_the_listings_break_no_name_at_80_columns_and_say_where_files_are(kind: assets.Kind) -> None:
+    manifest = assets.manifest(kind)
+    downloaded = next(asset for asset in manifest.values() if not asset.bundled)
+    assets.cached_path(downloaded).parent.mkdir(parents=True)
+    assets.cached_path(downloaded).touch()
+    shown = dit_eval({"models": "models", "reference_stats": "ref"}[kind], "list")
+    assert shown.returncode == 0
+    *rows, cache = shown.stdout.splitlines()
+    assert cache == f"Cache: {assets.cache_dir()}"
+    assert max(map(len, rows)) <= 80
+    locations = {row.split()[0]: row.split("  ")[-1] for row in rows if row and not row.startswith(" ")}
+    assert list(locations) == list(manifest)
+    for name, asset in manifest.items():
+        expected = "bundled" if asset.bundled else "cached" if asset is downloaded else "not downloaded"
+        assert locations[name] == expected
+
+
+def test_an_unexpected_exception_is_one_line_and_exit_70(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(kind: str) -> None:
+        raise ZeroDivisionError("two\nlines")
+
+    monkeypatch.setattr(registry, "print_assets", fail)
+    run = dit_eval("models", "list")
+    assert (run.returncode, run.stdout) == (70, "")
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("Internal error: ZeroDivisionError: two lines; this is a bug in dit-eval")
+    debug = dit_eval("--debug", "models", "list")
+    assert debug.returncode == 70
+    assert debug.stderr.startswith("Traceback (most recent call last)")
+    assert debug.stderr.endswith(line + "\n")
+
+
+def test_an_interruption_is_exit_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(kind: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry, "print_assets", interrupt)
+    run = dit_eval("models", "list")
+    assert run.returncode == 130
+    assert run.stderr.split() == ["Interrupted."]
+
+
+@pytest.mark.parametrize(("given", "num"), [((), None), (("--num-samples", "7"), 7), (("--num", "8"), 8)])
+def test_num_is_a_hidden_alias_of_num_samples(given: tuple[str, ...], num: int | None) -> None:
+    @click.command()
+    @options.num_samples(help="Number of images.")
+    def command(num: int | None) -> int | None:
+        return num
+
+    assert command.main(list(given), standalone_mode=False) == num
+    help_text = command.get_help(click.Context(command))
+    assert "--num-samples" in help_text
+    assert "--num " not in help_text
