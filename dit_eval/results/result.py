@@ -76,9 +76,10 @@ class Result:
     def from_json(cls, text: str) -> Result:
         """The inverse of `to_json`. Raises ResultError if the text is not a result of this schema."""
         try:
-            sections: dict[str, Any] = {
-                _RENAMED.get(key, key): value for key, value in json.loads(text).items()
-            }
+            sections: dict[str, Any] = json.loads(text)
+            for old, new in _RENAMED.items():
+                if old in sections:
+                    sections[new] = sections.pop(old)
             schema = sections.pop("schema")
             if schema == SCHEMA:
                 sections["warnings"] = tuple(sections["warnings"])
