@@ -13,6 +13,7 @@ from dit_eval.errors import UsageError
 
 if TYPE_CHECKING:
     from dit_eval.results.check_formats import Format
+    from dit_eval.results.check_settings import Amount
 
 
 @click.command()
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     metavar="METRIC=AMOUNT",
     multiple=True,
     help="Accepted loss of a metric, e.g. fid=0.1 or precision=2%; can be repeated.  [default: 0]",
+)
+@click.option(
+    "--require-power",
+    metavar="METRIC=AMOUNT",
+    multiple=True,
+    help="Fail if a loss of this amount would be noticed with a probability below 80 %, e.g. fid=5%; can be "
+    "repeated.",
 )
 @click.option(
     "--max-gflops",
@@ -44,7 +52,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Output format; github prints annotations and appends Markdown to the step summary.",
 )
-@click.option("--update", is_flag=True, help="Save RESULT as the new baseline instead of comparing.")
+@click.option(
+    "--update",
+    count=True,
+    help="Save RESULT as the new baseline; given twice, also if RESULT fails the check against the old one.",
+)
 @click.option("--force", is_flag=True, help="Compare results even if they do not measure the same thing.")
 @click.pass_context
 def check(
@@ -53,43 +65,44 @@ def check(
     baseline: Path | None,
     published: str | None,
     tolerance: tuple[str, ...],
+    require_power: tuple[str, ...],
     max_gflops: float | None,
     min_speed: float | None,
     style: Format,
-    update: bool,
+    update: int,
     force: bool,
 ) -> None:
     """Compare RESULT with a baseline or a published result.
 
-    Exits with 1 if a metric is significantly worse or a limit is not met. Defaults for --baseline,
-    --max-gflops, --min-speed and a table of tolerances are read from [tool.dit-eval.check] in pyproject.toml.
-    Results that do not measure the same thing are refused.
+    Each metric is better, worse, equivalent (the confidence interval of the difference lies within the
+    tolerance) or undecided. Exits with 1 if a metric is worse or a limit is not met. The table
+    [tool.dit-eval.check] in pyproject.toml holds defaults for --baseline, --tolerance, --require-power,
+    --max-gflops and --min-speed. Results that do not measure the same thing are refused.
     """
-    from dit_eval.results.check import Tolerance, settings, update_baseline  # imports numpy
-    from dit_eval.results.check import check as run_check
+    from dit_eval.results.check import check as run_check  # imports numpy
+    from dit_eval.results.check import update_baseline
     from dit_eval.results.check_formats import as_markdown, render
+    from dit_eval.results.check_settings import read_settings
 
-    defaults = settings(Path.cwd())
-    if baseline is None and published is None and "baseline" in defaults:
-        baseline = Path(defaults["baseline"])
+    defaults = read_settings(Path.cwd())
+    if baseline is None and published is None:
+        baseline = defaults.baseline
+    if min_speed is None and published is None:  # published rows have no speed
+        min_speed = defaults.min_speed
+    settings = {
+        "tolerances": {**defaults.tolerance, **_parse_pairs("--tolerance", tolerance)},
+        "require_power": {**defaults.require_power, **_parse_pairs("--require-power", require_power)},
+        "max_gflops": defaults.max_gflops if max_gflops is None else max_gflops,
+        "min_speed": min_speed,
+        "force": force,
+    }
     if update:
         if baseline is None:
             raise UsageError("--update needs the file to write: --baseline FILE.json.")
-        update_baseline(result, baseline)
+        update_baseline(result, baseline, replace_better=update > 1, **settings)
         click.echo(baseline)
         return
-    if min_speed is None and published is None:  # published rows have no speed
-        min_speed = defaults.get("min-speed")
-    tolerances = defaults.get("tolerance", {}) | _parse_pairs(tolerance)
-    report = run_check(
-        result,
-        baseline,
-        published=published,
-        tolerances={metric: Tolerance.parse(str(amount)) for metric, amount in tolerances.items()},
-        max_gflops=defaults.get("max-gflops") if max_gflops is None else max_gflops,
-        min_speed=min_speed,
-        force=force,
-    )
+    report = run_check(result, baseline, published=published, **settings)
     click.echo(render(report, style))
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if style == "github" and summary:
@@ -98,11 +111,13 @@ def check(
     context.exit(0 if report.passed else 1)
 
 
-def _parse_pairs(texts: tuple[str, ...]) -> dict[str, str]:
+def _parse_pairs(option: str, texts: tuple[str, ...]) -> dict[str, Amount]:
+    from dit_eval.results.check_settings import Amount
+
     pairs = {}
     for text in texts:
         metric, sign, amount = text.partition("=")
         if not sign:
-            raise UsageError(f"--tolerance {text!r} is not of the form METRIC=AMOUNT, e.g. fid=0.1.")
-        pairs[metric] = amount
+            raise UsageError(f"{option} {text!r} is not of the form METRIC=AMOUNT, e.g. fid=0.1.")
+        pairs[metric] = Amount.parse(amount)
     return pairs

@@ -10,7 +10,6 @@ import click
 from dit_eval.commands import options
 from dit_eval.commands.progress import extraction_bar, terminal_width
 from dit_eval.errors import UsageError
-from dit_eval.results.result import write_result
 
 
 @click.command()
@@ -51,7 +50,6 @@ def fid(
     be a registered name (see `dit-eval ref list`). ADM's evaluator expects the two in the opposite order.
     """
     from dit_eval.evaluation.pipeline import evaluate  # imports torch
-    from dit_eval.results.influence import write_influence
 
     _refuse_to_overwrite_record(samples, json_file)
     with extraction_bar() as progress:
@@ -65,8 +63,7 @@ def fid(
     else:
         click.echo(result.table(width=terminal_width()))
         if json_file is not None:
-            write_influence(json_file, result, result.influence)
-            write_result(json_file, result)
+            result.save(json_file)
     if report is not None:
         from dit_eval.report.page import write_report  # imports matplotlib
 

@@ -21,9 +21,7 @@ from dit_eval.dit import DIT, DiTConfig, build_dit, model_name
 from dit_eval.errors import CostError, UsageError
 from dit_eval.io import assets
 
-with warnings.catch_warnings(
-    action="ignore", category=FutureWarning
-):  # it uses torch.jit.script, which is deprecated
+with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch.jit.script is deprecated
     from fvcore.nn import FlopCountAnalysis
 
 VAE_STRIDE = 8  # image pixels per latent pixel

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.evaluation.references import Reference, open_reference
+from dit_eval.features.protocols import Protocol
 from dit_eval.io import npz
 from dit_eval.io.batches import Images, open_images
 from dit_eval.io.files import file_kind
 from dit_eval.metrics.gaussian import Gaussian
 
-if TYPE_CHECKING:  # these import torch
+if TYPE_CHECKING:  # imports torch
     from dit_eval.evaluation.extraction import ExtractionProgress, FeatureExtraction
-    from dit_eval.evaluation.feature_stats import FeatureStats
-    from dit_eval.features.protocols import Protocol
 
 _BLOCK_IMAGES = 256  # images read at once
 _JPEG_BLOCK = 8  # pixels

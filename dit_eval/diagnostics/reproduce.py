@@ -21,7 +21,7 @@ from dit_eval.generation.pipeline import generate
 from dit_eval.io import assets
 from dit_eval.io.batch_record import read_record
 from dit_eval.report.page import write_report
-from dit_eval.results.result import Result, read_result, write_result
+from dit_eval.results.result import Result, read_result
 from dit_eval.results.table2 import NUM
 from dit_eval.runtime.distributed import Rank, broadcast_from_rank0, process_group, wait_for_all
 
@@ -79,7 +79,7 @@ def evaluate_guidance_scales(
                 with evaluation_progress() as progress:
                     result = evaluate(batch, reference, inception=inception, device=device, progress=progress)
                 if result is not None:
-                    write_result(out, result)
+                    result.save(out)
             results.append(result)
     return results if rank.index == 0 else None
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from dit_eval.errors import StatisticsError
 from dit_eval.io.npz import Member, Rows
+from dit_eval.metrics.blocks import BLOCK_ROWS
 from dit_eval.metrics.gaussian import Gaussian, Moments
 from dit_eval.metrics.inception_score import InceptionScore, ScoreSums
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from dit_eval.features.extractor import Features  # imports torch
 
 Stored = np.ndarray | Member
-
-_BLOCK_ROWS = 2000  # rows of a stored array that are read at once
 
 
 class FeatureStats:
@@ -161,8 +160,8 @@ class DiskRows:
         return Rows((self._n, self.dimension), np.float16, self._blocks())
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        for start in range(0, self._n, _BLOCK_ROWS):
-            yield self[start : start + _BLOCK_ROWS]
+        for start in range(0, self._n, BLOCK_ROWS):
+            yield self[start : start + BLOCK_ROWS]
 
 
 def _read(array: Stored) -> np.ndarray:
@@ -175,4 +174,4 @@ def _blocks(array: Stored) -> Iterator[np.ndarray]:
         yield array
         return
     array.digest()
-    yield from array.blocks(_BLOCK_ROWS)
+    yield from array.blocks(BLOCK_ROWS)

@@ -34,8 +34,8 @@ class MetricMissing(Exception):
 class Measurement:
     """The value of a metric.
 
-    influence: float64, one entry per image (see `metrics.intervals`), None for a metric without an interval;
-    by_class: how many images of each class lie inside the other set's manifold, where labels are known.
+    influence: one entry per image (see `metrics.intervals`), None for a metric without an interval; by_class:
+    how many images of each class lie inside the other set's manifold, where labels are known.
     """
 
     value: float
@@ -95,7 +95,8 @@ class MetricInputs:
             value = frechet_distance(samples, reference)
         except StatisticsError as error:
             raise StatisticsError(f"{self.reference.path}: {error}") from None
-        return Measurement(value, description, frechet_influence(features, samples, reference))
+        influence = frechet_influence(features, samples, reference).astype(np.float32)
+        return Measurement(value, description, influence)
 
     def _precision_recall(self, *, float16: bool) -> PrecisionRecall:
         if self.reference_stats is None:

@@ -86,15 +86,13 @@ def draw_figure(name: str, axes: Axes, results: Sequence[Result]) -> bool:
     """Draw one of FIGURES, without a legend; False if the results do not suffice. Raises as `figures`."""
     panel = FIGURES[name]
     measured = [_measured_point(result) for result in results if "plan" in result.samples]
-    published = [row for row in published_results().values() if row.model]
-    if not panel.always_published:
-        comparable = bool(table2(results).comparable)
-        published = [row for row in published if comparable and row.image_size == IMAGE_SIZE]
-    points = [
-        point
-        for point in (*map(_published_point, published), *measured)
-        if panel.metrics <= point.metrics.keys()
+    comparable = bool(table2(results).comparable)
+    published = [
+        _published_point(row)
+        for row in published_results().values()
+        if row.model and (panel.always_published or (comparable and row.image_size == IMAGE_SIZE))
     ]
+    points = [point for point in (*published, *measured) if panel.metrics <= point.metrics.keys()]
     if len(points) < 2 or all(point.published for point in points):
         return False
     panel.draw(axes, points)

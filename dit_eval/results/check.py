@@ -1,65 +1,47 @@
-"""Compare a result with a baseline or a published row: better, the same or worse, metric by metric.
+"""Compare a result with a baseline or a published row, metric by metric.
 
-The verdict depends on the confidence interval of the difference. If image i of both results was sampled from
-the same noise and label, the comparison is paired, which removes the variance they share. The intervals of
-one check are simultaneous: together they hold with 95 %, however many metrics are compared.
+The verdict depends on the confidence interval of the difference and on the tolerance:
+
+    worse        the whole interval is a loss beyond the tolerance
+    better       the whole interval is a gain beyond the tolerance
+    equivalent   the whole interval lies within the tolerance
+    undecided    anything else: the interval is too wide to tell
+
+If image i of both results was sampled from the same noise and label, the comparison is paired, which removes
+the variance they share. The intervals of one check are simultaneous: together they hold with 95 %, however
+many metrics are compared.
 """
 
 from __future__ import annotations
 
 import math
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Literal
 
 from dit_eval.errors import ResultError, UsageError
 from dit_eval.metrics.intervals import normal_quantile, standard_error
 from dit_eval.results import comparability
-from dit_eval.results.influence import influence_path, read_influence, write_influence
+from dit_eval.results.check_settings import Amount, require_known
 from dit_eval.results.metric_names import HEADLINE, METRICS
 from dit_eval.results.published import published_results
-from dit_eval.results.result import Result, read_result, write_result
+from dit_eval.results.result import Result, read_result
 
+POWER = 0.8
 _PRINTED_PRECISION = 0.005  # half of the last digit of the papers' tables
-_SETTINGS = ("baseline", "tolerance", "max-gflops", "min-speed")
-Verdict = Literal["better", "same", "worse"]
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How much worse a metric may become: in its own unit, or relative to the baseline."""
-
-    amount: float = 0.0
-    relative: bool = False
-
-    @classmethod
-    def parse(cls, text: str) -> Tolerance:
-        """ "0.1" or "2%". Raises UsageError for anything else."""
-        try:
-            relative = text.endswith("%")
-            amount = float(text.removesuffix("%")) / (100 if relative else 1)
-            if not 0 <= amount < math.inf:
-                raise ValueError
-        except ValueError:
-            raise UsageError(
-                f"tolerance {text!r} is neither a number like 0.1 nor a percentage like 2%."
-            ) from None
-        return cls(amount, relative)
-
-    def absolute(self, baseline: float) -> float:
-        """The tolerance in the metric's unit."""
-        return self.amount * abs(baseline) if self.relative else self.amount
+Verdict = Literal["better", "worse", "equivalent", "undecided"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One metric of both results. half_width: of the 95 % confidence interval of their difference."""
+    """One metric of both results. error, half_width: of the difference, standard and 95 % simultaneous."""
 
     name: str
     value: float
     baseline: float
+    error: float
     half_width: float
     tolerance: float
     paired: bool
@@ -71,16 +53,24 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """Better or worse if the whole interval lies beyond the tolerance."""
+        """See the module's table."""
         loss = self.difference if METRICS[self.name].lower_is_better else -self.difference
         if loss - self.half_width > self.tolerance:
             return "worse"
-        return "better" if loss + self.half_width < -self.tolerance else "same"
+        if loss + self.half_width < -self.tolerance:
+            return "better"
+        within = abs(loss) + self.half_width <= self.tolerance
+        return "equivalent" if within and self.tolerance > 0 else "undecided"
+
+    @property
+    def detectable(self) -> float:
+        """The smallest loss, in the metric's unit, that is called worse with a probability of 80 %."""
+        return self.tolerance + self.half_width + NormalDist().inv_cdf(POWER) * self.error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """A bound on cost or speed, and the value found. side: whether the bound is an upper or a lower one."""
+    """A bound on cost, speed or detectable loss, and the value found. side: upper or lower bound."""
 
     name: str
     value: float
@@ -95,20 +85,24 @@ class Limit:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """The outcome of a check. notes: how to read the verdicts."""
+    """The outcome of a check. warnings: why it may see less than it could; notes: how to read it."""
 
     result: str
     baseline: str
     n: int
     comparisons: tuple[Comparison, ...]
     limits: tuple[Limit, ...] = ()
+    warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """True if no metric is worse and every limit is met."""
-        worse = any(comparison.verdict == "worse" for comparison in self.comparisons)
-        return not worse and all(limit.met for limit in self.limits)
+        return not self.named("worse") and all(limit.met for limit in self.limits)
+
+    def named(self, verdict: Verdict) -> list[str]:
+        """The metrics with this verdict."""
+        return [comparison.name for comparison in self.comparisons if comparison.verdict == verdict]
 
 
 def check(
@@ -116,80 +110,72 @@ def check(
     baseline: str | Path | None = None,
     *,
     published: str | None = None,
-    tolerances: Mapping[str, Tolerance] | None = None,
+    tolerances: Mapping[str, Amount] | None = None,
+    require_power: Mapping[str, Amount] | None = None,
     max_gflops: float | None = None,
     min_speed: float | None = None,
     force: bool = False,
 ) -> Check:
     """Compare a result's JSON with a baseline's, or with a row of reference_stats/published.toml.
 
-    tolerances: by metric, 0 by default; max_gflops: upper bound on the cost of a forward pass of one image,
-    in 1e9 multiply-adds; min_speed: lower bound on images/s relative to the baseline on the same device;
-    force: compare even if the two do not measure the same thing. Raises ResultError if the two cannot be
-    compared, naming every field that differs, and UsageError for unknown names.
+    tolerances: accepted loss by metric, 0 by default; require_power: by metric, the largest loss that may go
+    unnoticed with a probability of more than 20 %; max_gflops: upper bound on the cost of a forward pass of
+    one image, in 1e9 multiply-adds; min_speed: lower bound on images/s relative to the baseline on the same
+    device; force: compare even if the two do not measure the same thing. Raises ResultError if the two cannot
+    be compared, naming every field that differs, and UsageError for unknown names.
     """
     if (baseline is None) == (published is None):
         raise UsageError(
             "a check needs either a baseline (--baseline FILE) or a published row (--published NAME)."
         )
-    tolerances = tolerances or {}
-    _require_known("metric", tolerances, HEADLINE)
+    tolerances, require_power = tolerances or {}, require_power or {}
+    require_known("metric", [*tolerances, *require_power], HEADLINE)
     path = Path(result)
     loaded = read_result(path)
     limits = [] if max_gflops is None else [_gflops_limit(path, loaded, max_gflops)]
     if published is not None:
         if min_speed is not None:
             raise UsageError("min_speed is relative to a baseline's images/s; a published row has none.")
-        target, differences, notes = _published_target(published, loaded)
+        target = _published_target(published, loaded)
     else:
         baseline_path = Path(str(baseline))
         loaded_baseline = read_result(baseline_path)
         if min_speed is not None:
             limits.append(_speed_limit(path, loaded, baseline_path, loaded_baseline, min_speed))
-        target, differences, notes = _baseline_target(loaded, baseline_path, loaded_baseline)
+        target = _baseline_target(path, loaded, baseline_path, loaded_baseline)
     if not force:
-        comparability.require_comparable(differences, str(path), target.name)
-    if differences:
-        notes = (*notes, f"Compared by force: {'; '.join(differences)}.")
+        comparability.require_comparable(target.differences, str(path), target.name)
+    forced = [f"Compared by force: {'; '.join(target.differences)}."] if target.differences else []
+    comparisons = tuple(_compare(path, loaded, target, tolerances))
     return Check(
         result=str(path),
         baseline=target.name,
         n=loaded.samples["n"],
-        comparisons=tuple(_compare(path, loaded, target, tolerances)),
-        limits=tuple(limits),
-        notes=notes,
+        comparisons=comparisons,
+        limits=(*limits, *_power_limits(comparisons, require_power)),
+        warnings=(*target.warnings, *forced),
+        notes=target.notes,
     )
 
 
-def update_baseline(result: str | Path, baseline: str | Path) -> None:
-    """Save a result as the new baseline: its JSON and, if there is one, its influence file.
+def update_baseline(
+    result: str | Path, baseline: str | Path, *, replace_better: bool = False, **options: Any
+) -> None:
+    """Save a result as the new baseline.
 
-    Raises ResultError or BatchError if a file cannot be read or written.
+    options: those of `check`. A baseline that is there is compared with first: raises ResultError if the
+    result fails that check or cannot be compared, unless replace_better.
     """
-    source, target = Path(result), Path(baseline)
-    loaded = read_result(source)
-    influence = read_influence(source, loaded)
-    influence_path(target).unlink(missing_ok=True)  # the old baseline's, which does not match the new images
-    write_result(target, loaded)
-    if influence:
-        write_influence(target, loaded, influence)
-
-
-def settings(folder: Path) -> dict[str, Any]:
-    """The table [tool.dit-eval.check] of a folder's pyproject.toml, empty if there is none.
-
-    Raises UsageError for a file that is not valid TOML and for unknown keys.
-    """
-    path = folder / "pyproject.toml"
-    if not path.is_file():
-        return {}
-    try:
-        tools = tomllib.loads(path.read_text("utf-8")).get("tool", {})
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML ({error}).") from None
-    table = tools.get("dit-eval", {}).get("check", {})
-    _require_known(f"key in [tool.dit-eval.check] of {path}:", table, _SETTINGS)
-    return table
+    loaded = read_result(Path(result))
+    if Path(baseline).exists() and not replace_better:
+        outcome = check(result, baseline, **options)
+        if not outcome.passed:
+            failed = [*outcome.named("worse"), *(limit.name for limit in outcome.limits if not limit.met)]
+            raise ResultError(
+                f"{result} fails the check against {baseline} ({', '.join(failed)}), which is kept. To "
+                "replace it all the same, give --update twice."
+            )
+    loaded.save(baseline)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,60 +184,72 @@ class _Target:
 
     name: str
     metrics: Mapping[str, float]
+    differences: list[str]
     errors: Mapping[str, float]
     influence: Mapping[str, Any]
     slack: float = 0.0
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def _baseline_target(
-    result: Result, path: Path, baseline: Result
-) -> tuple[_Target, list[str], tuple[str, ...]]:
-    paired = comparability.are_paired(result, baseline)
-    influence = read_influence(path, baseline) if paired else {}
-    if influence:
-        notes = ()
-    elif paired:
-        notes = (f"† Not paired: {influence_path(path)} does not exist. `--update` writes it.",)
-    else:
+def _baseline_target(path: Path, result: Result, baseline_path: Path, baseline: Result) -> _Target:
+    same_noise = comparability.are_paired(result, baseline)
+    files = ((path, result), (baseline_path, baseline))
+    lacking = [str(file) for file, content in files if not content.influence]
+    warnings, notes = (), ()
+    if not same_noise:
         notes = ("† Not paired: the two are not known to be sampled from the same noise and labels.",)
-    target = _Target(
-        name=str(path),
+    elif lacking:
+        notes = ("† Not paired.",)
+        warnings = (
+            f"{' and '.join(lacking)} without per-image data: although the images share noise and labels, "
+            "they are not compared in pairs, and small changes go unnoticed. Evaluate again to record it.",
+        )
+    return _Target(
+        name=str(baseline_path),
         metrics=baseline.metrics,
+        differences=comparability.differences(result, baseline),
         errors={name: interval["se"] for name, interval in baseline.intervals.items()},
-        influence=influence,
+        influence=baseline.influence if same_noise else {},
+        warnings=warnings,
+        notes=notes,
     )
-    return target, comparability.differences(result, baseline), notes
 
 
-def _published_target(name: str, result: Result) -> tuple[_Target, list[str], tuple[str, ...]]:
-    _require_known("published row", (name,), published_results())
+def _published_target(name: str, result: Result) -> _Target:
+    require_known("published row", (name,), published_results())
     row = published_results()[name]
-    target = _Target(name=name, metrics=row.metrics, errors={}, influence={}, slack=_PRINTED_PRECISION)
-    notes = (
-        f"{row.label}: {row.source}.",
-        "† Published values have no interval: the result's is used for both, and half of the last printed "
-        "digit is added to the tolerance.",
+    return _Target(
+        name=name,
+        metrics=row.metrics,
+        differences=comparability.differences_from_published(result, row),
+        errors={},
+        influence={},
+        slack=_PRINTED_PRECISION,
+        notes=(
+            f"{row.label}: {row.source}.",
+            "† Published values have no interval: the result's is used for both, and half of the last "
+            "printed digit is added to the tolerance.",
+        ),
     )
-    return target, comparability.differences_from_published(result, row), notes
 
 
 def _compare(
-    path: Path, result: Result, target: _Target, tolerances: Mapping[str, Tolerance]
-) -> Iterable[Comparison]:
+    path: Path, result: Result, target: _Target, tolerances: Mapping[str, Amount]
+) -> Iterator[Comparison]:
     names = [name for name in HEADLINE if name in target.metrics]
-    missing = [name for name in names if name not in result.intervals]
+    missing = [name for name in names if name not in result.intervals or name not in result.metrics]
     if missing or not names:
         raise ResultError(
             f"{path} has no {' and no '.join(missing) or 'metric'} with an interval to compare with "
             f"{target.name}. Evaluate again, against a reference with images."
         )
     quantile = normal_quantile(len(names))
-    influence = read_influence(path, result) if target.influence else {}
     for name in names:
-        both = name in influence and name in target.influence
-        paired = both and len(influence[name]) == len(target.influence[name])
-        if paired:
-            error = standard_error(influence[name] - target.influence[name])
+        values, target_values = result.influence.get(name), target.influence.get(name)
+        paired = values is not None and target_values is not None and len(values) == len(target_values)
+        if values is not None and target_values is not None and paired:
+            error = standard_error(values - target_values)
         else:
             result_error = result.intervals[name]["se"]
             error = math.hypot(result_error, target.errors.get(name, result_error))
@@ -260,15 +258,24 @@ def _compare(
             name=name,
             value=result.metrics[name],
             baseline=baseline,
+            error=error,
             half_width=quantile * error,
-            tolerance=tolerances.get(name, Tolerance()).absolute(baseline) + target.slack,
+            tolerance=tolerances.get(name, Amount()).absolute(baseline) + target.slack,
             paired=paired,
         )
 
 
+def _power_limits(comparisons: tuple[Comparison, ...], power: Mapping[str, Amount]) -> Iterator[Limit]:
+    for comparison in comparisons:
+        if comparison.name in power:
+            bound = power[comparison.name].absolute(comparison.baseline)
+            name = f"detectable {comparison.name}"
+            yield Limit(name=name, value=comparison.detectable, bound=bound, side="upper")
+
+
 def _gflops_limit(path: Path, result: Result, bound: float) -> Limit:
     macs = result.samples.get("macs")
-    if macs is None:
+    if not isinstance(macs, (int, float)):
         raise ResultError(
             f"{path} does not record the cost of its model; --max-gflops needs a batch of `dit-eval sample`."
         )
@@ -286,9 +293,3 @@ def _speed_limit(path: Path, result: Result, baseline_path: Path, baseline: Resu
         )
     value, baseline_value = (speed["images"] / speed["seconds"] for speed in speeds)
     return Limit(name="images/s", value=value, bound=share * baseline_value, side="lower")
-
-
-def _require_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise UsageError(f"unknown {kind} {name!r} (known: {', '.join(known)}).")

@@ -11,7 +11,8 @@ from dit_eval.results.check import Check
 from dit_eval.results.metric_names import METRICS
 
 Format = Literal["text", "markdown", "junit", "github"]
-_HEADINGS = ("metric", "value", "baseline", "difference", "± 95 %", "tolerance", "verdict")
+_DETECTS = "detects: the smallest loss that this check calls worse with a probability of 80 %."
+_HEADINGS = ("metric", "value", "baseline", "difference", "± 95 %", "tolerance", "detects", "verdict")
 
 
 def render(check: Check, style: Format) -> str:
@@ -26,14 +27,16 @@ def as_text(check: Check) -> str:
         table.add_column(heading, justify="left" if heading in ("metric", "verdict") else "right")
     for row in _rows(check):
         table.add_row(*row)
-    return render_text(_title(check), table, *check.notes, _outcome(check))
+    warnings = (f"WARNING: {warning}" for warning in check.warnings)
+    return render_text(_title(check), *warnings, table, _DETECTS, *check.notes, _outcome(check))
 
 
 def as_markdown(check: Check) -> str:
     """A table with notes for a pull request or a step summary."""
     rows = map(_markdown_row, (_HEADINGS, ["---"] * len(_HEADINGS), *_rows(check)))
-    notes = (f"{note}\n" for note in check.notes)
-    return "\n".join([f"### {_title(check)}", "", *rows, "", *notes, f"**{_outcome(check)}**"])
+    warnings = (f"**Warning:** {warning}\n" for warning in check.warnings)
+    notes = (f"{note}\n" for note in (_DETECTS, *check.notes))
+    return "\n".join([f"### {_title(check)}", "", *warnings, *rows, "", *notes, f"**{_outcome(check)}**"])
 
 
 def as_junit(check: Check) -> str:
@@ -60,8 +63,9 @@ def as_junit(check: Check) -> str:
 
 
 def as_github(check: Check) -> str:
-    """Workflow commands: an error for each failure, then a notice."""
+    """Workflow commands: an error for each failure, a warning for each warning, then a notice."""
     lines = [_annotation("error", message) for _, message in _failures(check)]
+    lines += [_annotation("warning", warning) for warning in check.warnings]
     return "\n".join([*lines, _annotation("notice", f"{_title(check)}. {_outcome(check)}")])
 
 
@@ -78,10 +82,11 @@ def _title(check: Check) -> str:
 
 
 def _outcome(check: Check) -> str:
-    if check.passed:
-        better = [comparison.name for comparison in check.comparisons if comparison.verdict == "better"]
-        return f"Passed; better: {', '.join(better)}." if better else "Passed: no metric is worse."
-    return f"Failed: {', '.join(name for name, _ in _failures(check))}."
+    if not check.passed:
+        return f"Failed: {', '.join(name for name, _ in _failures(check))}."
+    verdicts = ("better", "equivalent", "undecided")
+    found = [f"{verdict}: {', '.join(check.named(verdict))}" for verdict in verdicts if check.named(verdict)]
+    return f"Passed: no metric is worse; {'; '.join(found)}."
 
 
 def _rows(check: Check) -> list[list[str]]:
@@ -93,6 +98,7 @@ def _rows(check: Check) -> list[list[str]]:
             f"{comparison.difference:+.4f}",
             f"{comparison.half_width:.4f}{'' if comparison.paired else ' †'}",
             f"{comparison.tolerance:.4f}",
+            f"{comparison.detectable:.4f}",
             comparison.verdict,
         ]
         for comparison in check.comparisons
@@ -100,7 +106,7 @@ def _rows(check: Check) -> list[list[str]]:
     for limit in check.limits:
         bound = f"{'≤' if limit.side == 'upper' else '≥'} {limit.bound:.4g}"
         verdict = "met" if limit.met else "not met"
-        rows.append([limit.name, f"{limit.value:.4f}", bound, "", "", "", verdict])
+        rows.append([limit.name, f"{limit.value:.4f}", bound, "", "", "", "", verdict])
     return rows
 
 

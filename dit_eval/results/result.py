@@ -6,6 +6,7 @@ A metric that could not be computed is listed in `missing` with the reason; it i
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from html import escape
@@ -19,6 +20,7 @@ from rich.table import Table
 from dit_eval.errors import ResultError
 from dit_eval.io.files import write_text
 from dit_eval.report.terminal import render_text
+from dit_eval.results.influence import decode_influence, encode_influence
 from dit_eval.results.metric_names import METRICS
 from dit_eval.results.protocol_record import upgraded_protocol
 
@@ -41,8 +43,8 @@ class Result:
     fingerprint: of the metadata that change what the numbers mean; intervals: `se, low, high` of the 95 %
     interval by metric; classes: for precision the samples and for recall the reference images by class, where
     labels are known, as lists `label`, `n` and `inside` (how many lie inside the other set's manifold of all
-    classes, so it is not the precision or recall of one class); influence: per-image influences by metric,
-    which are not part of the JSON (see `results.influence`).
+    classes, so it is not the precision or recall of one class); influence: by metric, float32 arrays for
+    paired comparisons (see `results.influence`).
     """
 
     metrics: Mapping[str, float]
@@ -59,12 +61,9 @@ class Result:
     influence: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> str:
-        """The result as a JSON object with `"schema": 1`, its keys in a fixed order."""
-        sections: dict[str, Any] = {
-            "schema": SCHEMA,
-            **{key.name: getattr(self, key.name) for key in fields(self)},
-        }
-        del sections["influence"]
+        """The result as a JSON object with `"schema": 1`, its keys in a fixed order, influences last."""
+        values = {key.name: getattr(self, key.name) for key in fields(self)}
+        sections = {"schema": SCHEMA, **values, "influence": encode_influence(self.influence)}
         lines = []
         for key, value in sections.items():
             # One line for the lists of a thousand classes
@@ -76,7 +75,7 @@ class Result:
     def from_json(cls, text: str) -> Result:
         """The inverse of `to_json`. Raises ResultError if the text is not a result of this schema."""
         try:
-            sections: dict[str, Any] = json.loads(text)
+            sections: dict[str, Any] = json.loads(text, parse_constant=_refuse)
             for old, new in _RENAMED.items():
                 if old in sections:
                     sections[new] = sections.pop(old)
@@ -84,12 +83,18 @@ class Result:
             if schema == SCHEMA:
                 sections["warnings"] = tuple(sections["warnings"])
                 sections["protocol"] = upgraded_protocol(sections["protocol"])
+                sections["influence"] = decode_influence(sections.get("influence", {}))
                 result = cls(**sections)
-                _ = [getattr(result, section)[key] for section, keys in _REQUIRED.items() for key in keys]
+                _validate(result)
                 return result
         except (ValueError, TypeError, KeyError, AttributeError):
             raise ResultError("not a result of dit-eval; expected the JSON that `--json` writes.") from None
         raise ResultError(f"a result of schema {schema}; this version reads schema {SCHEMA}.")
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result as JSON, influences included; returns the path. Raises ResultError."""
+        write_text(Path(path), self.to_json() + "\n")
+        return Path(path)
 
     @property
     def name(self) -> str:
@@ -111,8 +116,8 @@ class Result:
         ]
         caption = f"{self.name}: {self.samples['n']:,} images, protocol {self.protocol['name']}"
         head = "<tr><th>metric</th><th>value</th><th>measured against</th></tr>"
-        fingerprint = self.protocol["fingerprint"]
-        return f"<table><caption>{escape(caption)} {fingerprint}</caption>{head}{''.join(rows)}</table>"
+        caption += f" {self.protocol['fingerprint']}"
+        return f"<table><caption>{escape(caption)}</caption>{head}{''.join(rows)}</table>"
 
     def table(self, width: int = 80) -> str:
         """The result for a terminal of `width` columns."""
@@ -170,9 +175,36 @@ def read_result(path: Path) -> Result:
         raise ResultError(f"{path}: {error}") from None
 
 
-def write_result(path: Path, result: Result) -> None:
-    """Write a result as JSON. Raises ResultError if the file cannot be written."""
-    write_text(path, result.to_json() + "\n")
+def _validate(result: Result) -> None:
+    """Raise ResultError for a number that is not finite, TypeError, KeyError or ValueError otherwise."""
+    for section, keys in _REQUIRED.items():
+        _ = [getattr(result, section)[key] for key in keys]
+    for section in ("protocol", "samples", "reference", "environment", "intervals", "classes"):
+        if not isinstance(getattr(result, section), dict):
+            raise TypeError(section)
+    for name, value in result.metrics.items():
+        _require_finite(name, value)
+    for name, ends in result.intervals.items():
+        for key in ("se", "low", "high"):
+            _require_finite(f"{key} of the interval of {name}", ends[key])
+    texts = [*result.measured_against.values(), *result.missing.values(), *result.warnings]
+    n, (height, width) = result.samples["n"], result.samples["size"]
+    if not all(isinstance(text, str) for text in texts) or min(n, height, width) < 1:
+        raise ValueError
+    for shares in result.classes.values():
+        if len({len(shares[key]) for key in ("label", "n", "inside")}) != 1:
+            raise ValueError
+
+
+def _require_finite(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(name)
+    if not math.isfinite(value):
+        raise ResultError(f"{name} is {value}; every number of a result must be finite. Evaluate again.")
+
+
+def _refuse(constant: str) -> float:
+    raise ResultError(f"it contains {constant}; every number of a result must be finite. Evaluate again.")
 
 
 def short_count(n: int) -> str:

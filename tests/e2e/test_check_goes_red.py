@@ -16,8 +16,6 @@ from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.generation.pipeline import generate
 from dit_eval.io import assets
 from dit_eval.io.npz import members, write_npz
-from dit_eval.results.influence import write_influence
-from dit_eval.results.result import write_result
 from tests.command import Ran, dit_eval
 from tests.tiny import CONFIG, TINY_VAE, save_tiny
 
@@ -34,8 +32,7 @@ def measured(batch: Path) -> Path:
     result = evaluate(batch, "digits", device="cpu")
     assert result is not None
     path = batch.with_suffix(".result.json")
-    write_influence(path, result, result.influence)
-    write_result(path, result)
+    result.save(path)
     return path
 
 

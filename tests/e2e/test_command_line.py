@@ -18,7 +18,6 @@ import pytest
 from dit_eval import cli
 from dit_eval.commands import options, registry
 from dit_eval.io import assets
-from dit_eval.results.result import write_result
 from tests.command import dit_eval
 from tests.handmade import handmade
 
@@ -90,9 +89,7 @@ def test_commands_that_compute_no_features_load_no_torch(tmp_path: Path) -> None
     interval = {"se": 0.1, "low": 9.4, "high": 9.8}
     for name, cfg in (("a", 1.0), ("b", 1.5)):
         result = handmade(cfg=cfg)
-        write_result(
-            tmp_path / f"{name}.json", replace(result, intervals=dict.fromkeys(result.metrics, interval))
-        )
+        replace(result, intervals=dict.fromkeys(result.metrics, interval)).save(tmp_path / f"{name}.json")
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     np.savez(tmp_path / "batch.npz", images)
     result = tmp_path / "a.json"

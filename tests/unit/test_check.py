@@ -14,11 +14,11 @@ from click.testing import CliRunner
 
 from dit_eval.cli import main
 from dit_eval.errors import ResultError, UsageError
-from dit_eval.results.check import Tolerance, check, update_baseline
+from dit_eval.results.check import Comparison, check, update_baseline
 from dit_eval.results.check_formats import render
+from dit_eval.results.check_settings import Amount
 from dit_eval.results.comparability import differences, result_fingerprint
-from dit_eval.results.influence import read_influence, write_influence
-from dit_eval.results.result import Result, write_result
+from dit_eval.results.result import Result, read_result
 
 N = 2000
 PLAN = {
@@ -78,10 +78,7 @@ def result(metrics: dict[str, float] | None = None, /, **plan: Any) -> Result:
 
 
 def written(path: Path, value: Result, influence: dict[str, np.ndarray] | None = None) -> Path:
-    write_result(path, value)
-    if influence is not None:
-        write_influence(path, value, influence)
-    return path
+    return replace(value, influence=influence or {}).save(path)
 
 
 def verdicts(folder: Path, value: Result, baseline: Result, **options: Any) -> dict[str, str]:
@@ -93,8 +90,8 @@ def fingerprint_of(value: Result) -> str:
     return result_fingerprint(value.protocol, value.samples, value.reference)
 
 
-def test_a_result_is_the_same_as_itself(tmp_path: Path) -> None:
-    assert set(verdicts(tmp_path, result(), result()).values()) == {"same"}
+def test_without_a_tolerance_nothing_is_called_equivalent(tmp_path: Path) -> None:
+    assert set(verdicts(tmp_path, result(), result()).values()) == {"undecided"}
 
 
 def test_each_metric_is_worse_in_its_own_direction(tmp_path: Path) -> None:
@@ -103,18 +100,18 @@ def test_each_metric_is_worse_in_its_own_direction(tmp_path: Path) -> None:
     assert set(verdicts(tmp_path, result(), result(worse)).values()) == {"better"}
 
 
-def test_a_difference_within_its_interval_or_its_tolerance_is_the_same(tmp_path: Path) -> None:
-    assert verdicts(tmp_path, result({"fid": 5.1}), result())["fid"] == "same"
+def test_a_difference_within_its_interval_or_its_tolerance_is_undecided(tmp_path: Path) -> None:
+    assert verdicts(tmp_path, result({"fid": 5.1}), result())["fid"] == "undecided"
     worse = result({"fid": 5.8})
     assert verdicts(tmp_path, worse, result())["fid"] == "worse"
     for allowed in ("0.8", "16%"):
-        tolerances = {"fid": Tolerance.parse(allowed)}
-        assert verdicts(tmp_path, worse, result(), tolerances=tolerances)["fid"] == "same"
+        tolerances = {"fid": Amount.parse(allowed)}
+        assert verdicts(tmp_path, worse, result(), tolerances=tolerances)["fid"] == "undecided"
 
 
 def test_pairs_see_what_two_separate_intervals_cannot(tmp_path: Path) -> None:
     slightly_worse, shared_noise = result({"fid": 5.1}, weights="other"), noise()
-    assert verdicts(tmp_path, slightly_worse, result())["fid"] == "same"
+    assert verdicts(tmp_path, slightly_worse, result())["fid"] == "undecided"
     slightly_other = shared_noise | {"fid": shared_noise["fid"] * np.float32(1.1)}
     a = written(tmp_path / "a.json", slightly_worse, slightly_other)
     b = written(tmp_path / "b.json", result(), shared_noise)
@@ -148,7 +145,7 @@ def test_what_does_not_measure_the_same_is_refused_by_name_and_has_another_finge
     with pytest.raises(ResultError, match=f"do not measure the same thing: .*{field} "):
         verdicts(tmp_path, other, result())
     found = check(tmp_path / "a.json", tmp_path / "b.json", force=True)
-    assert any("by force" in note for note in found.notes)
+    assert any("by force" in warning for warning in found.warnings)
     assert fingerprint_of(other) != fingerprint_of(result())
 
 
@@ -170,7 +167,7 @@ def test_a_sorted_file_is_worse(tmp_path: Path) -> None:
     """62 instead of 298 has been seen; ADM's score is part of the check, and of nothing else a sort moves."""
     found = verdicts(tmp_path, result({"inception_score": 62.0}), result({"inception_score": 298.0}))
     assert found["inception_score"] == "worse"
-    assert found["fid"] == "same"
+    assert found["fid"] == "undecided"
 
 
 def test_a_published_row_stands_for_50_000_images_of_its_size(tmp_path: Path) -> None:
@@ -181,7 +178,7 @@ def test_a_published_row_stands_for_50_000_images_of_its_size(tmp_path: Path) ->
     many = result(row)
     path = written(tmp_path / "a.json", replace(many, samples=dict(many.samples) | {"n": 50_000}))
     found = check(path, published="dit-xl-2-g-1.50")
-    assert {comparison.verdict for comparison in found.comparisons} == {"same"}
+    assert {comparison.verdict for comparison in found.comparisons} == {"undecided"}
     with pytest.raises(UsageError, match="unknown published row 'dit-xl-3'"):
         check(path, published="dit-xl-3")
 
@@ -196,21 +193,78 @@ def test_a_new_baseline_takes_its_images_along(tmp_path: Path) -> None:
     source = written(tmp_path / "a.json", result(), noise())
     update_baseline(source, tmp_path / "new.json")
     assert all(comparison.paired for comparison in check(source, tmp_path / "new.json").comparisons)
-    update_baseline(written(tmp_path / "bare.json", result()), tmp_path / "new.json")
-    assert read_influence(tmp_path / "new.json", result()) == {}
 
 
-def test_influences_of_other_images_are_refused(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.json", result(), noise())
-    other = replace(result(), samples=SAMPLES | {"digest": "d" * 64})
-    with pytest.raises(ResultError, match="belongs to other images"):
-        read_influence(path, other)
+def test_a_worse_result_becomes_the_baseline_only_when_told_twice(tmp_path: Path) -> None:
+    baseline = written(tmp_path / "baseline.json", result())
+    worse = written(tmp_path / "worse.json", result({"fid": 9.0}))
+    before = baseline.read_bytes()
+    with pytest.raises(ResultError, match=r"fails the check .*\(fid\), which is kept.* --update twice"):
+        update_baseline(worse, baseline)
+    other = written(tmp_path / "other.json", result(cfg=1.25))
+    with pytest.raises(ResultError, match="do not measure the same thing"):
+        update_baseline(other, baseline)
+    assert baseline.read_bytes() == before
+    update_baseline(worse, baseline, replace_better=True)
+    assert read_result(baseline).metrics["fid"] == 9.0
+
+
+def test_pairing_data_that_is_missing_is_a_warning_in_every_format(tmp_path: Path) -> None:
+    """A result that fails in pairs must not pass in silence because its pairing data got lost."""
+    worse = result({"fid": 5.1})
+    with_pairs = written(tmp_path / "a.json", worse, noise()), written(tmp_path / "b.json", result(), noise())
+    assert not check(*with_pairs).passed
+    without = check(written(tmp_path / "c.json", worse), with_pairs[1])
+    assert without.passed
+    (warning,) = without.warnings
+    assert "c.json without per-image data" in warning
+    assert "WARNING: " in render(without, "text")
+    assert "**Warning:** " in render(without, "markdown")
+    assert "::warning " in render(without, "github")
+
+
+def test_an_interval_within_the_tolerance_is_equivalent(tmp_path: Path) -> None:
+    paths = written(tmp_path / "a.json", result(), noise()), written(tmp_path / "b.json", result(), noise())
+    found = check(*paths, tolerances={"fid": Amount.parse("1%")})
+    assert {c.name: c.verdict for c in found.comparisons} == {
+        **dict.fromkeys(METRICS, "undecided"),
+        "fid": "equivalent",
+    }
+    assert "equivalent: fid; undecided: sfid" in render(found, "text")
+
+
+def test_the_detectable_loss_is_the_one_seen_with_80_percent_power() -> None:
+    comparison = Comparison(
+        name="fid", value=5.0, baseline=5.0, error=0.1, half_width=0.2, tolerance=0.3, paired=False
+    )
+    losses = comparison.detectable + 0.1 * np.random.default_rng(0).standard_normal(100_000)
+    seen = [replace(comparison, value=5.0 + loss).verdict == "worse" for loss in losses]
+    assert np.mean(seen) == pytest.approx(0.8, abs=0.005)
+
+
+def test_power_that_is_required_and_not_reached_fails(tmp_path: Path) -> None:
+    paths = written(tmp_path / "a.json", result()), written(tmp_path / "b.json", result())
+    detectable = check(*paths).comparisons[0].detectable
+    assert check(*paths, require_power={"fid": Amount(detectable + 1e-6)}).passed
+    found = check(*paths, require_power={"fid": Amount.parse("2%")})
+    assert not found.passed
+    assert f"detectable fid is {detectable:.4g}, above the limit of 0.1." in render(found, "github")
+
+
+def test_nan_and_infinity_are_no_numbers_of_a_result(tmp_path: Path) -> None:
+    good = written(tmp_path / "good.json", result())
+    for value in ("NaN", "Infinity", "1e999"):
+        bad = tmp_path / "bad.json"
+        bad.write_text(good.read_text().replace('"fid": 5.0', f'"fid": {value}'))
+        for paths in ((bad, good), (good, bad)):
+            with pytest.raises(ResultError, match=r"bad.json: .* must be finite"):
+                check(*paths)
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "nan", "inf", "5%%"])
 def test_a_tolerance_is_a_number_or_a_share(text: str) -> None:
     with pytest.raises(UsageError, match="neither a number like"):
-        Tolerance.parse(text)
+        Amount.parse(text)
 
 
 def drawn(result: Result, images_per_second: float, device: str = "H200") -> Result:
@@ -225,7 +279,7 @@ def test_a_slower_result_breaks_the_limit_of_speed_and_nothing_else(tmp_path: Pa
     assert check(a, b, min_speed=0.8).passed
     found = check(a, b, min_speed=0.85)
     assert not found.passed
-    assert {comparison.verdict for comparison in found.comparisons} == {"same"}
+    assert {comparison.verdict for comparison in found.comparisons} == {"undecided"}
     (limit,) = found.limits
     assert (limit.name, limit.value, limit.bound) == ("images/s", 8.0, pytest.approx(8.5))
     assert "images/s is 8, below the limit of 8.5." in render(found, "github")
@@ -276,7 +330,7 @@ def test_junit_is_xml_with_a_failure_for_each_metric_that_is_worse(tmp_path: Pat
 def test_annotations_are_single_lines_that_a_runner_parses(tmp_path: Path) -> None:
     a = written(tmp_path / "a.json", result({"fid": 9.0}))
     lines = render(check(a, written(tmp_path / "b.json", result())), "github").splitlines()
-    assert [line.split("::")[1].split(" ")[0] for line in lines] == ["error", "notice"]
+    assert [line.split("::")[1].split(" ")[0] for line in lines] == ["error", "warning", "notice"]
     assert "FID went from 5.0000 to 9.0000" in lines[0]
 
 
@@ -293,7 +347,7 @@ def test_markdown_has_a_row_for_each_metric_of_as_many_cells_as_its_head(tmp_pat
     a = written(tmp_path / "a.json", result())
     rows = [line for line in render(check(a, a), "markdown").splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 5
-    assert {row.count("|") for row in rows} == {8}
+    assert {row.count("|") for row in rows} == {9}
 
 
 def test_the_command_exits_0_1_or_2_and_reads_pyproject(
@@ -318,7 +372,8 @@ def test_the_command_exits_0_1_or_2_and_reads_pyproject(
     with (tmp_path / "pyproject.toml").open("a") as stream:
         stream.write("min-speed = 0.95\n")
     assert run(main, ["check", "a.json"]).exit_code == 1
-    assert run(main, ["check", "a.json", "--update"]).exit_code == 0
+    assert run(main, ["check", "a.json", "--update"]).exit_code == 1
+    assert run(main, ["check", "a.json", "--update", "--update"]).exit_code == 0
     assert json.loads((tmp_path / "b.json").read_text("utf-8"))["metrics"]["fid"] == 5.8
     (tmp_path / "pyproject.toml").write_text("[tool.dit-eval.check]\ntolerances = 1\n")
     mistake = run(main, ["check", "a.json"])

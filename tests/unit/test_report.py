@@ -16,7 +16,7 @@ from dit_eval.errors import ResultError
 from dit_eval.report.figures import FIGURES, figures, svg
 from dit_eval.report.page import write_report
 from dit_eval.report.pictures import draw_sheet
-from dit_eval.results.result import Result, write_result
+from dit_eval.results.result import Result
 from tests.handmade import handmade
 
 GUIDED = [
@@ -147,7 +147,7 @@ def test_plot_writes_the_figures_as_png_and_says_where(tmp_path) -> None:
     files = []
     for number, result in enumerate(GUIDED):
         files.append(str(tmp_path / f"{number}.json"))
-        write_result(Path(files[-1]), result)
+        result.save(Path(files[-1]))
     out = tmp_path / "plots"
     done = CliRunner().invoke(main, ["plot", *files, "--out", str(out)], catch_exceptions=False)
     assert done.stdout.split() == [str(out / f"{name}.png") for name in FIGURES]
@@ -157,7 +157,7 @@ def test_plot_writes_the_figures_as_png_and_says_where(tmp_path) -> None:
 
 
 def test_plot_refuses_results_that_name_no_model(tmp_path) -> None:
-    write_result(tmp_path / "r.json", handmade(model=None))
+    handmade(model=None).save(tmp_path / "r.json")
     with pytest.raises(ResultError, match="records its model and guidance"):
         CliRunner().invoke(
             main, ["plot", str(tmp_path / "r.json"), "--out", str(tmp_path / "plots")], catch_exceptions=False

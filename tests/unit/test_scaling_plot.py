@@ -13,7 +13,6 @@ from dit_eval.cost.table import flop_rows
 from dit_eval.errors import ResultError, UsageError
 from dit_eval.report.figures import figures, svg
 from dit_eval.report.scaling import plot_scaling
-from dit_eval.results.result import write_result
 from tests.handmade import handmade
 
 
@@ -47,7 +46,7 @@ def test_the_same_figure_is_the_same_file(tmp_path):
 
 def test_the_command_writes_a_picture_and_says_where(tmp_path):
     out = tmp_path / "scaling.png"
-    write_result(tmp_path / "result.json", handmade())
+    handmade().save(tmp_path / "result.json")
     arguments = ["flops", "plot", str(tmp_path / "result.json"), "--out", str(out)]
     done = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert done.stdout == f"{out}\n"
@@ -55,10 +54,12 @@ def test_the_command_writes_a_picture_and_says_where(tmp_path):
         assert picture.format == "PNG"
 
 
-def test_a_result_without_model_or_fid_is_refused(tmp_path):
+def test_results_without_model_or_fid_or_of_two_protocols_are_refused(tmp_path):
     for result in (handmade(model=None), replace(handmade(), metrics={})):
         with pytest.raises(ResultError, match=r"batch\.npz does not record its model, or has no FID"):
             plot_scaling(tmp_path / "scaling.svg", flop_rows(), [result])
+    with pytest.raises(ResultError, match="a single protocol"):
+        plot_scaling(tmp_path / "scaling.svg", flop_rows(), [handmade(), handmade(protocol="clean")])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,6 @@ from click.testing import CliRunner
 from dit_eval.cli import main
 from dit_eval.errors import ResultError
 from dit_eval.results.published import architecture, published_results
-from dit_eval.results.result import write_result
 from dit_eval.results.table2 import paper_row, table2
 from tests.handmade import handmade
 
@@ -101,8 +100,8 @@ def test_architecture_of_a_name(name: str, expected: str | None) -> None:
 
 def test_the_command_prints_the_table_and_refuses_mixtures_and_other_files(tmp_path) -> None:
     adm, clean = tmp_path / "adm.json", tmp_path / "clean.json"
-    write_result(adm, handmade())
-    write_result(clean, handmade(protocol="clean"))
+    handmade().save(adm)
+    handmade(protocol="clean").save(clean)
     done = CliRunner().invoke(main, ["table2", str(adm)], catch_exceptions=False)
     assert done.stdout.rstrip() == table2([handmade()]).text()
     with pytest.raises(ResultError, match="a single protocol"):
