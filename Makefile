@@ -34,11 +34,12 @@ unit: $(INSTALLED) ## unit tests, about a minute
 slow: $(INSTALLED) ## simulations with known answers: coverage of intervals, false alarms of the check
 	$(BIN)/pytest -m simulation
 
+# 2,000 images notice 10 sampling steps instead of 50 (FID +54 %); with 500 images FID would have to rise by 80 %.
 regression: $(INSTALLED) ## sample the bundled digits, evaluate them and check them against the recorded baseline
 	mkdir -p build/regression
-	$(BIN)/dit-eval sample --model digits --num-samples 500 --fresh --out build/regression/batch.npz
+	$(BIN)/dit-eval sample --model digits --num-samples 2000 --fresh --out build/regression/batch.npz
 	$(BIN)/dit-eval fid build/regression/batch.npz digits --protocol digits --json build/regression/result.json
-	$(BIN)/dit-eval check build/regression/result.json --baseline tests/fixtures/digits-baseline.json $(ROUNDING)
+	$(BIN)/dit-eval check build/regression/result.json --baseline tests/fixtures/digits-baseline.json $(ROUNDING) --require-power fid=40%
 
 demo: $(INSTALLED) ## the whole pipeline on the bundled digits, about a minute
 	$(BIN)/dit-eval demo

@@ -11,8 +11,8 @@ from dit_eval.results.check import Check
 from dit_eval.results.metric_names import METRICS
 
 Format = Literal["text", "markdown", "junit", "github"]
-_DETECTS = "detects: the smallest loss that this check calls worse with a probability of 80 %."
-_HEADINGS = ("metric", "value", "baseline", "difference", "± 95 %", "tolerance", "detects", "verdict")
+_DETECTS = "detects: the smallest loss that is called worse with a probability of 80 %."
+_HEADINGS = ("metric", "value", "baseline", "change", "± 95 %", "tolerance", "detects", "verdict")
 
 
 def render(check: Check, style: Format) -> str:
@@ -92,10 +92,10 @@ def _outcome(check: Check) -> str:
 def _rows(check: Check) -> list[list[str]]:
     rows = [
         [
-            METRICS[comparison.name].label,
-            f"{comparison.value:.4f}",
-            f"{comparison.baseline:.4f}",
-            f"{comparison.difference:+.4f}",
+            METRICS[comparison.name].column,
+            f"{comparison.value:z.4f}",
+            f"{comparison.baseline:z.4f}",
+            f"{comparison.difference:+z.4f}",
             f"{comparison.half_width:.4f}{'' if comparison.paired else ' †'}",
             f"{comparison.tolerance:.4f}",
             f"{comparison.detectable:.4f}",
@@ -114,8 +114,8 @@ def _failures(check: Check) -> Iterator[tuple[str, str]]:
     """Name and message of each metric that is worse and each limit that is not met."""
     for comparison in check.comparisons:
         if comparison.verdict == "worse":
-            change = f"went from {comparison.baseline:.4f} to {comparison.value:.4f}"
-            interval = f"{comparison.difference:+.4f} ± {comparison.half_width:.4f}"
+            change = f"went from {comparison.baseline:z.4f} to {comparison.value:z.4f}"
+            interval = f"{comparison.difference:+z.4f} ± {comparison.half_width:.4f}"
             label, tolerance = METRICS[comparison.name].label, f"{comparison.tolerance:.4f}"
             yield comparison.name, f"{label} {change}: {interval}, with a tolerance of {tolerance}."
     for limit in check.limits:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from html import escape
 from pathlib import Path
@@ -21,7 +21,7 @@ from dit_eval.errors import ResultError
 from dit_eval.io.files import write_text
 from dit_eval.report.terminal import render_text
 from dit_eval.results.influence import decode_influence, encode_influence
-from dit_eval.results.metric_names import METRICS
+from dit_eval.results.metric_names import METRICS, MetricName
 from dit_eval.results.protocol_record import upgraded_protocol
 
 SCHEMA = 1
@@ -103,21 +103,13 @@ class Result:
         return f"{plan['model']} (cfg={plan['cfg']:.2f})" if plan else Path(self.samples["path"]).name
 
     def _repr_html_(self) -> str:
-        """The metrics as a table, for notebooks."""
-        rows = [
-            f"<tr><td>{metric.title}</td><td>{self.metrics[name]:.{metric.digits}f}</td>"
-            f"<td>{escape(self.measured_against[name])}</td></tr>"
-            for name, metric in METRICS.items()
-            if name in self.metrics
-        ]
-        rows += [
-            f"<tr><td>{METRICS[name].title}</td><td>absent</td><td>{escape(reason)}</td></tr>"
-            for name, reason in self.missing.items()
-        ]
+        """The metrics as a table with the warnings below it, for notebooks."""
         caption = f"{self.name}: {self.samples['n']:,} images, protocol {self.protocol['name']}"
-        head = "<tr><th>metric</th><th>value</th><th>measured against</th></tr>"
         caption += f" {self.protocol['fingerprint']}"
-        return f"<table><caption>{escape(caption)}</caption>{head}{''.join(rows)}</table>"
+        rows = [self._headings(), *([metric.title, *cells] for metric, cells in self._rows())]
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        warnings = "".join(f"<p>Warning: {escape(warning)}</p>" for warning in self.warnings)
+        return f"<table><caption>{escape(caption)}</caption>{body}</table>{warnings}"
 
     def table(self, width: int = 80) -> str:
         """The result for a terminal of `width` columns."""
@@ -126,20 +118,28 @@ class Result:
     def _metric_table(self) -> Table:
         title = f"FID-{short_count(self.samples['n'])}, protocol {self.protocol['name']}"
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-        table.add_column("metric", no_wrap=True)
-        table.add_column("value", justify="right", no_wrap=True)
-        if self.intervals:
-            table.add_column("± 95 %", justify="right", no_wrap=True)
-        table.add_column("measured against", overflow="fold")
-        for name, metric in METRICS.items():
-            title = f"  {metric.title}" if metric.parent else metric.title
-            if name in self.metrics:
-                style = "dim" if metric.parent else "bold"
-                value = f"{self.metrics[name]:.{metric.digits}f}"
-                table.add_row(title, value, *self._half_width(name), self.measured_against[name], style=style)
-            elif name in self.missing and metric.parent not in self.missing:
-                table.add_row(title, "absent", *self._half_width(name), self.missing[name])
+        metric_heading, *number_headings, explanation_heading = self._headings()
+        table.add_column(metric_heading, no_wrap=True)
+        for heading in number_headings:
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(explanation_heading, overflow="fold")
+        for metric, cells in self._rows():
+            table.add_row(f"  {metric.title}" if metric.parent else metric.title, *cells)
         return table
+
+    def _headings(self) -> list[str]:
+        return ["metric", "value", *(["± 95 %"] if self.intervals else []), "measured against"]
+
+    def _rows(self) -> Iterator[tuple[MetricName, list[str]]]:
+        """The cells of every metric; those of a missing one give the reason, once for it and its variants."""
+        for name, metric in METRICS.items():
+            if name in self.metrics:
+                value, explanation = f"{self.metrics[name]:z.{metric.digits}f}", self.measured_against[name]
+            elif name in self.missing and metric.parent not in self.missing:
+                value, explanation = "absent", self.missing[name]
+            else:
+                continue
+            yield metric, [value, *self._half_width(name), explanation]
 
     def _half_width(self, name: str) -> list[str]:
         """The cell of the interval column, if there is such a column."""
