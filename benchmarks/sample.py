@@ -33,7 +33,7 @@ from dit_eval.generation.batch_sampler import BatchSampler
 from dit_eval.generation.decode import vae_decoder
 from dit_eval.generation.plan import Plan
 from dit_eval.runtime.malloc import keep_freed_memory_until_exit
-from dit_eval.runtime.precision import PRECISIONS, matmul_precision
+from dit_eval.runtime.precision import PRECISIONS, computation
 from dit_eval.sampling.schedules import diffusion_schedule
 
 SCALE = 1.5
@@ -146,7 +146,7 @@ def main(
             "diffusers": theirs(peer, vae, images, steps),
         }
         mode = "tf32" if device.startswith("cuda") else "fp32"
-        with torch.inference_mode(), matmul_precision(mode, place):
+        with torch.inference_mode(), computation(mode, place):
             rate = matmul_rate(torch.bfloat16 if precision == "bf16" else torch.float32, place)
             times = measure(model, draws, rounds)
         work = images * steps * 2 * batch_sampler.count_flops().flops

@@ -11,6 +11,7 @@ import traceback
 
 import click
 
+from dit_eval.commands.cache import cache
 from dit_eval.commands.certify import certify
 from dit_eval.commands.check import check
 from dit_eval.commands.demo import demo
@@ -39,7 +40,22 @@ def main(context: click.Context, debug: bool) -> None:
     context.with_resource(downloads_shown(download_bar))
 
 
-for command in (certify, check, demo, doctor, fid, flops, models, plot, ref, reproduce, sample, stats, table):
+for command in (
+    cache,
+    certify,
+    check,
+    demo,
+    doctor,
+    fid,
+    flops,
+    models,
+    plot,
+    ref,
+    reproduce,
+    sample,
+    stats,
+    table,
+):
     main.add_command(command)
 
 
@@ -54,8 +70,8 @@ def run() -> None:
     except DitEvalError as error:
         click.echo(f"Error: {error}", err=True)
         code = 2
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        click.echo("Interrupted.", err=True)
+    except (KeyboardInterrupt, click.exceptions.Abort) as error:
+        click.echo(_interruption(error), err=True)
         code = 130
     except Exception as error:
         if state["debug"]:
@@ -68,3 +84,9 @@ def run() -> None:
         )
         code = 70
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interruption(error: BaseException) -> str:
+    """How far an interrupted command was, if it is one that can be resumed and has noted it."""
+    notes = getattr(error.__cause__ or error, "__notes__", [])  # click raises Abort from KeyboardInterrupt
+    return " ".join(["Interrupted.", *notes, *(["Run the same command again to resume."] if notes else [])])

@@ -54,3 +54,10 @@ def require_choices(**options: tuple[object, Collection[str]]) -> None:
     for option, (value, choices) in options.items():
         if value not in choices:
             raise UsageError(f"{option.replace('_', ' ')} {value!r} is not one of {', '.join(choices)}.")
+
+
+def require_positive(**parameters: object) -> None:
+    """Raise UsageError unless the value of every parameter is an integer of at least 1."""
+    for parameter, value in parameters.items():
+        if not isinstance(value, int) or value < 1:
+            raise UsageError(f"{parameter} is {value!r}; expected an integer of at least 1.")

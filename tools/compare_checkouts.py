@@ -98,11 +98,15 @@ class Recorder:
         self.result(out)
 
     def result(self, file: Path) -> None:
-        """Record the numbers of a result's JSON, and the influences where they lie beside it."""
+        """Record the numbers of a result's JSON, and the influences in it or, formerly, beside it."""
         key, document = f"{file.parent.name}/{file.name}", json.loads(file.read_text("utf-8"))
         self.keep(key, {part: document[part] for part in ("metrics", "intervals")})
         for metric, table in document.get("classes", {}).items():
             self.keep(f"{key}, classes, {metric}", [np.array(column) for column in table.values()])
+        if "influence" in document:
+            from dit_eval import Result
+
+            self.keep(key, dict(Result.from_json(file.read_text("utf-8")).influence))
         for influences in file.parent.glob(f"{file.stem}*.npz"):
             with np.load(influences) as arrays:
                 self.keep(key, {k: v for k, v in arrays.items() if v.dtype.kind == "f"})
@@ -222,9 +226,10 @@ def case_chains(to: Recorder) -> None:
     for steps in ("10", "ddim10", "250", "10,15,20"):
         schedule = find("sampling", "diffusion_schedule")(steps)
         to.keep(f"schedule, {steps}", [schedule.betas, schedule.timesteps, schedule.posterior_variance])
-        chain(steps, "ddpm", schedule)
-        for eta in (0.0, 1.0):
-            chain(f"{steps}, {eta}", "ddim", schedule, eta=eta)
+        for clip in (False, True):
+            chain(f"{steps}, {clip}", "ddpm", schedule, clip=clip)
+            for eta in (0.0, 1.0):
+                chain(f"{steps}, {clip}, {eta}", "ddim", schedule, clip=clip, eta=eta)
     for path, prediction in product(("linear", "gvp", "vp"), ("velocity", "score", "noise")):
         told: dict[str, Any] = {"path": path, "prediction": prediction}
         for solver in ("euler", "midpoint", "heun", "heun3", "rk4", "dopri5"):

@@ -34,6 +34,8 @@ def doctor(
     from dit_eval.evaluation.references import open_reference
 
     opened = open_reference(reference, offline=settings["offline"]) if reference else None
+    for note in opened.notes if opened else ():
+        click.echo(f"warning: {note}", err=True)
     extraction = None
     if not pixels_only:
         from dit_eval.evaluation.extraction import load_extraction  # imports torch

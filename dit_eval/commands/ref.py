@@ -31,6 +31,9 @@ def make(batch: Path, out: Path, **settings: Any) -> None:
     any, and the provenance.
     """
     from dit_eval.evaluation.pipeline import make_reference  # imports torch
+    from dit_eval.io.batches import open_images
 
+    for note in open_images(batch).notes:
+        click.echo(f"Warning: {note}", err=True)
     with extraction_bar() as progress:
         click.echo(make_reference(batch, out, progress=progress, **settings))

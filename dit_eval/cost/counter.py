@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dit_eval.dit import DIT, DiTConfig, build_dit, model_name
-from dit_eval.errors import CostError, UsageError
+from dit_eval.dit import DIT, DiT, DiTConfig, model_name
+from dit_eval.errors import CostError, UsageError, require_positive
 from dit_eval.io import assets
 
 with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch.jit.script is deprecated
@@ -65,39 +65,49 @@ def count_flops(
     model: str | DiTConfig,
     *,
     image_size: int = 256,
+    input_size: int | None = None,
     in_channels: int = 4,
     num_classes: int = 1000,
     block: str = "adaln-zero",
+    learn_sigma: bool = True,
 ) -> FlopCount:
     """The cost of a forward pass of one image through a DiT, counted without running it.
 
+    image_size: pixels per side of the images, an eighth of which is the network's input; input_size: pixels
+    per side of that input, instead of `image_size`, for models of pixels or with another decoder; the other
+    parameters: see `build_dit`.
     "conditioning": linear layers that see only t and y (in-context tokens are part of the sequence);
     "convolution": the patch embedding; "attention": its two matrix products; "linear": all other layers.
-    Raises UsageError for an unknown model or block, or an image size that the model cannot process.
+    Raises UsageError for an unknown model or block, or a size that the model cannot process.
     """
-    if image_size % VAE_STRIDE:
-        raise UsageError(
-            f"image size {image_size} is not divisible by the VAE's stride; use a multiple of {VAE_STRIDE}."
-        )
+    if input_size is None:
+        input_size = _latent_size(image_size)
+    require_positive(input_size=input_size, in_channels=in_channels, num_classes=num_classes)
     config = DIT[model_name(model)] if isinstance(model, str) else model
-    size = image_size // VAE_STRIDE
     depth_1, depth_2 = (
-        _trace_dit(replace(config, depth=depth), size, in_channels, num_classes, block) for depth in (1, 2)
+        _trace_dit(replace(config, depth=depth), input_size, in_channels, num_classes, block, learn_sigma)
+        for depth in (1, 2)
     )  # all blocks have the same cost
     total = {key: count + (config.depth - 1) * (depth_2[key] - count) for key, count in depth_1.items()}
     return FlopCount(layer_norm=total.pop("layer_norm"), params=total.pop("params"), by_operator=total)
 
 
+def _latent_size(image_size: int) -> int:
+    require_positive(image_size=image_size)
+    if image_size % VAE_STRIDE:
+        raise UsageError(
+            f"image size {image_size} is not divisible by the VAE's stride; use a multiple of {VAE_STRIDE}."
+        )
+    return image_size // VAE_STRIDE
+
+
 @cache
 def _trace_dit(
-    config: DiTConfig, input_size: int, in_channels: int, num_classes: int, block: str
+    config: DiTConfig, input_size: int, in_channels: int, num_classes: int, block: str, learn_sigma: bool
 ) -> dict[str, int]:
     """The counts of `FlopCount` by name, from tracing a DiT on meta tensors."""
     with torch.device("meta"):
-        dit = build_dit(
-            config, input_size=input_size, in_channels=in_channels, num_classes=num_classes, block=block
-        )
-        dit = dit.to("meta").eval()
+        dit = DiT(config, input_size, in_channels, num_classes, block, learn_sigma).to("meta").eval()
         latents = torch.empty(1, in_channels, input_size, input_size)
         t, y = torch.empty(1), torch.empty(1, dtype=torch.int64)
     analysis = _analyse(dit, (latents, t, y))

@@ -58,7 +58,7 @@ class FlopRow:
             "which rounds to the paper's figure" if agrees else "which does not explain the difference"
         )
         return (
-            f"{self.model} {self.block} at {self.image_size}: {macs / 1e9:.2f} G, {self.difference:+.2f} "
+            f"{self.model} {self.block} at {self.image_size}: {macs / 1e9:.2f} G, {self.difference:+z.2f} "
             f"against the paper's {self.published}. With fvcore's count for LayerNorm, 4 or 5 per element "
             f"(+{norms / 1e9:.2f}), it is {(macs + norms) / 1e9:.2f}, {conclusion}."
         )

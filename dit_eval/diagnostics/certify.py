@@ -197,8 +197,8 @@ def _cells(number: CertifiedNumber) -> list[str]:
     return [
         f"    {metric.title}" if metric.parent else f"  {metric.title}",
         f"{number.published:.5f}",
-        "absent" if number.found is None else f"{number.found:.5f}",
-        "" if number.difference is None else f"{number.difference:+.5f}",
+        "absent" if number.found is None else f"{number.found:z.5f}",
+        "" if number.difference is None else f"{number.difference:+z.5f}",
         f"{number.tolerance:g}",
         number.outcome,
     ]

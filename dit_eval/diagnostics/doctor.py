@@ -76,6 +76,7 @@ def diagnose(
     if problems:
         return problems  # the images cannot be read
     images = open_images(batch)
+    problems += map(_skipped_problem, images.notes)
     reference_pixels = scan_pixels(reference.images) if reference and reference.images else None
     problems += _check_pixels(scan_pixels(images), reference_pixels)
     labels = images.labels()
@@ -111,6 +112,16 @@ def _check_dtype(path: Path) -> Iterator[Problem]:
         effect="the batch cannot be evaluated; images are uint8",
         remedy="find where the sampler diverges; " * bool(broken)
         + "convert with explicit rounding, e.g. (127.5 * x + 128).clip(0, 255).astype(np.uint8)",
+    )
+
+
+def _skipped_problem(note: str) -> Problem:
+    return Problem(
+        name="skipped",
+        invalidates=False,
+        description=note.removesuffix("."),
+        effect="the metrics are those of the other files",
+        remedy="remove these files, or rename them if they belong to the batch",
     )
 
 

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dit_eval.dit.configs import DIT, DiTConfig, model_name
 from dit_eval.dit.model import DiT, sincos_pos_embed
 from dit_eval.errors import CheckpointError
-from dit_eval.io.files import file_kind
+from dit_eval.io.files import KIND_NAMES, KIND_REMEDIES, file_kind
 
 StateDict = dict[str, Tensor]
 
@@ -85,20 +84,19 @@ class _Architecture:
             self.hidden_size, self.in_channels, self.patch_size, _ = weights["x_embedder.proj.weight"].shape
             self.num_classes = len(weights["y_embedder.embedding_table.weight"]) - 1
             out_channels = len(weights["final_layer.linear.weight"]) // self.patch_size**2
-        except (KeyError, ValueError) as error:
+            blocks = [int(key.split(".")[1]) for key in weights if key.startswith("blocks.")]
+            self.block = self._block(weights)
+            self.input_size: int | None = None
+            if "pos_embed" in weights:
+                self.input_size = self.patch_size * math.isqrt(weights["pos_embed"].shape[1])
+        except (LookupError, ValueError, TypeError, ZeroDivisionError) as error:
             found = ", ".join(list(weights)[:3]) or "nothing"
             raise CheckpointError(
                 f"{path} does not hold a DiT (expected {error}; first tensors found: {found}). "
                 "Pass a checkpoint of DiT or SiT, in the original or the diffusers layout."
             ) from None
         self.learn_sigma = out_channels == 2 * self.in_channels
-        self.depth = 1 + max(
-            (int(key.split(".")[1]) for key in weights if key.startswith("blocks.")), default=-1
-        )
-        self.block = self._block(weights)
-        self.input_size: int | None = None
-        if "pos_embed" in weights:
-            self.input_size = self.patch_size * math.isqrt(weights["pos_embed"].shape[1])
+        self.depth = 1 + max(blocks, default=-1)
 
     def _block(self, weights: StateDict) -> str:
         if "blocks.0.cross_attn.q.weight" in weights:
@@ -196,8 +194,8 @@ def _with_joined_qkv(weights: StateDict) -> StateDict:
     joined = {}
     for key, value in weights.items():
         if match := re.fullmatch(r"(blocks\.\d+\.attn\.)q(\.\w+)", key):
-            parts = [value, *(weights[f"{match[1]}{part}{match[2]}"] for part in "kv")]
-            joined[f"{match[1]}qkv{match[2]}"] = torch.cat(parts)
+            parts = [weights.get(f"{match[1]}{part}{match[2]}") for part in "qkv"]
+            joined[f"{match[1]}qkv{match[2]}"] = torch.cat([part for part in parts if part is not None])
         elif not re.fullmatch(r"blocks\.\d+\.attn\.[kv]\.\w+", key):
             joined[key] = value
     return joined
@@ -205,17 +203,18 @@ def _with_joined_qkv(weights: StateDict) -> StateDict:
 
 def _read(path: Path) -> StateDict:
     """The state dict in a file, memory-mapped on the CPU. Raises CheckpointError."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not a file. Pass a checkpoint (.pt, .pth, .bin or .safetensors).")
+    kind = file_kind(path)
+    if kind not in ("safetensors", "torch", "pickle"):
+        remedy = KIND_REMEDIES.get(kind, "Pass a file of weights, saved as safetensors or by torch.save.")
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: it is {KIND_NAMES[kind]}. {remedy}")
     try:
-        content = load_file(path) if file_kind(path) == "safetensors" else _unpickle(path)
+        content = load_file(path) if kind == "safetensors" else _unpickle(path, mapped=kind == "torch")
     except pickle.UnpicklingError:
-        reason = "its pickle holds more than tensors and is not executed"
-    except (EOFError, KeyError):  # a text file that was taken for a pickle
-        reason = "it is damaged or not a checkpoint"
-    except (SafetensorError, RuntimeError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = "its pickle is damaged, or holds more than tensors, and is not executed"
+    except Exception as error:  # what torch raises for a damaged file has no common base
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         reason = re.sub(r"^\[enforce fail at .*?\][ .]*", "", reason)  # the C++ source location
+        reason = f"it is damaged or incomplete ({reason})"
     else:
         return _state_dict(content, path)
     raise CheckpointError(
@@ -224,8 +223,8 @@ def _read(path: Path) -> StateDict:
     )
 
 
-def _unpickle(path: Path) -> Any:
-    mapped = file_kind(path) == "torch"  # torch's format before 1.6 is not a zip and cannot be mapped
+def _unpickle(path: Path, *, mapped: bool) -> Any:
+    """The content of a file of torch.save; torch's format before 1.6 is not a zip and cannot be mapped."""
     with (
         torch.serialization.safe_globals([argparse.Namespace]),  # DiT's training script saves its options
         warnings.catch_warnings(action="ignore", category=UserWarning),  # about pickles that are refused
@@ -236,9 +235,11 @@ def _unpickle(path: Path) -> Any:
 def _state_dict(content: Any, path: Path) -> StateDict:
     if isinstance(content, dict) and isinstance(content.get("ema"), dict):
         content = content["ema"]  # the weights that the papers evaluate
-    if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
-        return dict(content)
-    found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+    items = content.items() if isinstance(content, dict) else ()
+    named = all(isinstance(key, str) and key.isprintable() for key, _ in items)
+    if items and named and all(isinstance(value, Tensor) for _, value in items):
+        return dict(items)
+    found = ", ".join(map(repr, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
     raise CheckpointError(
         f"{path} does not hold a state dict (found: {found or 'nothing'}). "
         "Expected tensors by name, or a training checkpoint that holds them under 'ema'."

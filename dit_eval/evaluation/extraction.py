@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,26 @@ import torch
 from dit_eval.errors import BatchError
 from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.features.extractor import FeatureExtractor
-from dit_eval.features.protocols import Protocol, protocol_named
+from dit_eval.features.protocols import INCEPTION, Protocol, protocol_named
 from dit_eval.io import assets, npz
 from dit_eval.io.batches import Images
+from dit_eval.io.cache import features_limit, features_path, store_features
+from dit_eval.io.files import mark_used
 from dit_eval.results.protocol_record import protocol_fingerprint
 from dit_eval.runtime.distributed import Rank, broadcast_from_rank0, gather_to_rank0
 
 ExtractionProgress = Callable[[str, int, int], None]  # "samples" or "reference", images done, images in all
 
 DEFAULT_PROTOCOL = "adm"
-_CACHE_VERSION = 5
+_CACHE_VERSION = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureExtraction:
-    """A protocol with its weights on a device."""
+    """A protocol with its weights on a device.
+
+    warnings: what went wrong in `extract` without changing the statistics.
+    """
 
     protocol: Protocol
     weights: Path
@@ -37,6 +43,7 @@ class FeatureExtraction:
     batch_size: int
     rank: Rank
     cache: bool
+    warnings: list[str] = field(default_factory=list)
 
     def extract(
         self, images: Images, role: str, progress: ExtractionProgress | None
@@ -61,9 +68,8 @@ class FeatureExtraction:
                 return None, record
             for share in shares[1:]:
                 stats.merge(share)
-        if entry:
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            npz.write_npz(entry, stats.to_arrays())
+        if entry and (failure := store_features(entry, stats.to_arrays())):
+            self.warnings.append(failure)
         return stats, record
 
     def protocol_record(self) -> dict[str, Any]:
@@ -92,9 +98,11 @@ class FeatureExtraction:
     def _read_cache(self, entry: Path) -> FeatureStats | None:
         """The statistics in a cache entry; None if it is absent or damaged, and then written anew."""
         try:
-            return FeatureStats.from_arrays(self.protocol.inception_score_chunk, npz.members(entry))
-        except (BatchError, KeyError):
+            stats = FeatureStats.from_arrays(self.protocol.inception_score_chunk, npz.members(entry))
+        except (BatchError, LookupError, ValueError):
             return None
+        mark_used(entry)
+        return stats
 
     def _cache_entry(self, digest: str) -> Path | None:
         """The cache file for images of this digest; its name covers all that decides the features."""
@@ -102,8 +110,7 @@ class FeatureExtraction:
             return None
         fingerprint, device = self.protocol_record()["fingerprint"], self.extractor.device.type
         parts = (_CACHE_VERSION, digest, fingerprint, device, torch.__version__)
-        key = hashlib.sha256(repr(parts).encode()).hexdigest()
-        return assets.cache_dir() / "features" / f"{key}.npz"
+        return features_path(hashlib.sha256(repr(parts).encode()).hexdigest())
 
 
 def load_extraction(
@@ -117,11 +124,15 @@ def load_extraction(
 ) -> FeatureExtraction:
     """The named protocol, "adm" for None, with its network loaded. Raises UsageError or AssetError.
 
-    inception: a file of weights used instead of the registered ones; results that use it are marked.
+    inception: a file of weights used instead of the registered ones, for protocols with the Inception by
+    default $DIT_EVAL_INCEPTION; results that use it are marked.
     """
+    features_limit()  # raises before the work rather than after it
     chosen = protocol_named(protocol or DEFAULT_PROTOCOL)
     rank = Rank.from_environment()
     torch_device = rank.device(device)
+    if inception is None and chosen.network == INCEPTION:
+        inception = os.environ.get("DIT_EVAL_INCEPTION") or None
     if inception is not None:
         weights = Path(inception)
     else:

@@ -31,8 +31,8 @@ class FeatureStats:
     def __init__(self, chunk: int, pool_dim: int, spatial_dim: int, classes: int, capacity: int):
         """chunk: images per chunk of the inception score; capacity: expected images, 0 if unknown."""
         self.score = InceptionScore(chunk)
-        self.spatial_features = DiskRows(spatial_dim)
-        self.probabilities = DiskRows(classes)
+        self.spatial_features = DiskRows(spatial_dim, np.float32)
+        self.probabilities = DiskRows(classes, np.float16)
         self._pool, self._spatial = Moments(pool_dim), Moments(spatial_dim)
         self._features = np.empty((capacity, pool_dim), np.float32)  # memory is committed as rows are written
 
@@ -71,20 +71,18 @@ class FeatureStats:
         self._spatial.update(features.spatial)
 
     def to_arrays(self) -> dict[str, np.ndarray | Rows]:
-        """Everything as named arrays, for a file or another process; arrays on disk as Rows."""
+        """Everything as named arrays, for a file or another process; arrays on disk as Rows.
+
+        The moments are not among them: `merge` computes them from the features, which are smaller for few
+        images and give the same sums whoever extracted them.
+        """
         chunks = sorted(self.score.sums)
         sums = [self.score.sums[index] for index in chunks]
-        pool, spatial = self._pool.sums(), self._spatial.sums()
         return {
-            "n": np.array([self.n]),
-            "pool_sum": pool[0],
-            "pool_outer": pool[1],
-            "spatial_sum": spatial[0],
-            "spatial_outer": spatial[1],
             "score_chunk": np.array(chunks, np.int64),
             "score_n": np.array([chunk.n for chunk in sums], np.int64),
             "score_plogp": np.array([chunk.plogp for chunk in sums]),
-            "score_p": np.array([chunk.p for chunk in sums]),
+            "score_p": np.array([chunk.p for chunk in sums]).reshape(-1, self.probabilities.dimension),
             "features": self.features,
             "spatial_features": self.spatial_features.rows(),
             "probabilities": self.probabilities.rows(),
@@ -92,17 +90,14 @@ class FeatureStats:
 
     def merge(self, arrays: Mapping[str, Stored]) -> None:
         """Add the images that follow in file order, as arrays of `to_arrays` or members of such a file."""
-        n = int(_read(arrays["n"])[0])
-        self._append(_read(arrays["features"]))
-        for rows, name in (
-            (self.spatial_features, "spatial_features"),
-            (self.probabilities, "probabilities"),
-        ):
-            for block in _blocks(arrays[name]):
-                rows.append(block)
-        for moments, name in ((self._pool, "pool"), (self._spatial, "spatial")):
-            sums = _read(arrays[f"{name}_sum"]), _read(arrays[f"{name}_outer"])
-            moments.merge(Moments.from_sums(n, *sums))
+        for features in _blocks(arrays["features"]):
+            self._append(features)
+            self._pool.update(features)
+        for features in _blocks(arrays["spatial_features"]):
+            self.spatial_features.append(features)
+            self._spatial.update(features)
+        for probabilities in _blocks(arrays["probabilities"]):
+            self.probabilities.append(probabilities)
         scores = (_read(arrays[f"score_{field}"]) for field in ("chunk", "n", "plogp", "p"))
         for index, count, plogp, p in zip(*scores, strict=True):
             self.score.add(int(index), ScoreSums(int(count), float(plogp), p))
@@ -126,14 +121,14 @@ class FeatureStats:
 
 
 class DiskRows:
-    """Disk-backed float16 row buffer for the confidence intervals.
+    """Disk-backed row buffer of one floating-point type.
 
-    float16 is accurate enough for standard errors; values beyond its range are clipped. `rows[start:stop]`
-    reads (stop - start, dimension). The file has no name and disappears with the object.
+    float16 is accurate enough for standard errors; values beyond the range of the type are clipped.
+    `rows[start:stop]` reads (stop - start, dimension). The file has no name and disappears with the object.
     """
 
-    def __init__(self, dimension: int):
-        self.dimension = dimension
+    def __init__(self, dimension: int, dtype: type[np.floating]):
+        self.dimension, self.dtype = dimension, np.dtype(dtype)
         self._n = 0
         self._file = tempfile.TemporaryFile(prefix="dit-eval-")  # noqa: SIM115
         weakref.finalize(self, self._file.close)
@@ -142,22 +137,30 @@ class DiskRows:
         return self._n
 
     def append(self, rows: np.ndarray) -> None:
-        """Add rows (n, dimension)."""
-        limit = np.finfo(np.float16).max
-        self._file.seek(0, 2)
-        self._file.write(np.clip(rows, -limit, limit).astype(np.float16).tobytes())
+        """Add rows (n, dimension). Raises StatisticsError if the folder for temporary files is full."""
+        limit = np.finfo(self.dtype).max
+        try:
+            self._file.seek(0, 2)
+            self._file.write(np.clip(rows, -limit, limit).astype(self.dtype).tobytes())
+            self._file.flush()
+        except OSError as error:
+            raise StatisticsError(
+                f"the folder for temporary files, {tempfile.gettempdir()}, cannot hold the features "
+                f"({error.strerror or error}). Free some space, or set TMPDIR to a folder on another disk."
+            ) from None
         self._n += len(rows)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, step = rows.indices(self._n)
         assert step == 1
-        self._file.seek(2 * self.dimension * start)
-        content = self._file.read(2 * self.dimension * (stop - start))
-        return np.frombuffer(content, np.float16).reshape(-1, self.dimension)
+        row_bytes = self.dtype.itemsize * self.dimension
+        self._file.seek(row_bytes * start)
+        content = self._file.read(row_bytes * (stop - start))
+        return np.frombuffer(content, self.dtype).reshape(-1, self.dimension)
 
     def rows(self) -> Rows:
         """All rows as an array that is read from disk while it is written elsewhere."""
-        return Rows((self._n, self.dimension), np.float16, self._blocks())
+        return Rows((self._n, self.dimension), self.dtype, self._blocks())
 
     def _blocks(self) -> Iterator[np.ndarray]:
         for start in range(0, self._n, BLOCK_ROWS):

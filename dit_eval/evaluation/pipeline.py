@@ -25,16 +25,13 @@ from dit_eval.evaluation.references import (
 )
 from dit_eval.io.batch_record import read_record
 from dit_eval.io.batches import ArrayImages, Images, open_images
+from dit_eval.metrics.inception_score import SORTED_SCORE_RATIO
 from dit_eval.metrics.intervals import interval
 from dit_eval.metrics.precision_recall import require_points
 from dit_eval.results.comparability import result_fingerprint
 from dit_eval.results.result import Result
 from dit_eval.runtime.distributed import process_group
 from dit_eval.version import __version__
-
-# Ratio of the order-free inception score to that in file order from which a file is called sorted; for
-# shuffled files the two agree to a few per cent.
-SORTED_SCORE_RATIO = 1.1
 
 
 def evaluate(
@@ -116,7 +113,13 @@ def evaluate(
         **metadata,
         fingerprint=result_fingerprint(**metadata),
         environment=_environment(extraction, time.monotonic() - start_time),
-        warnings=(*_warnings(len(images), extraction.extractor.dimensions[0], metrics), *record_warnings),
+        warnings=(
+            *images.notes,
+            *target.notes,
+            *_warnings(len(images), extraction.extractor.dimensions[0], metrics),
+            *record_warnings,
+            *dict.fromkeys(extraction.warnings),
+        ),
         influence=influence,
         classes={name: entry.by_class for name, entry in measurements.items() if entry.by_class},
     )
@@ -147,6 +150,7 @@ def make_reference(
         provenance = {
             "made_by": f"dit-eval {__version__}",
             "batch": Path(batch).name,
+            **({"warnings": images.notes} if images.notes else {}),
             **{key: record[key] for key in ("n", "size", "digest")},
             "protocol": extraction.protocol_record(),
         }
@@ -212,10 +216,10 @@ def _environment(extraction: FeatureExtraction, seconds: float) -> dict[str, Any
 def _warnings(n: int, dimension: int, metrics: dict[str, float]) -> list[str]:
     """What a reader of the numbers must know."""
     warnings = []
-    if n < dimension:
+    if n <= dimension:
         warnings.append(
-            f"{n:,} samples are fewer than {dimension:,} features: the covariance is rank-deficient and FID "
-            "is not comparable with any other number."
+            f"{n:,} samples for {dimension:,} features: the covariance is rank-deficient, so FID and sFID "
+            "have a bias that depends on n; compare them only with results of the same number of images."
         )
     in_order, order_free = metrics["inception_score"], metrics["inception_score_order_free"]
     if order_free > SORTED_SCORE_RATIO * in_order:

@@ -14,7 +14,7 @@ from dit_eval.errors import BatchError, StatisticsError, UsageError
 from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.io import assets, npz
 from dit_eval.io.batches import Images, NpzImages, open_images
-from dit_eval.io.files import file_kind
+from dit_eval.io.files import file_kind, parse_json
 from dit_eval.metrics.gaussian import Gaussian
 from dit_eval.results.protocol_record import upgraded_protocol
 
@@ -27,7 +27,8 @@ _PROVENANCE = "provenance"
 class Reference:
     """The reference of an evaluation: images, stored statistics, or both; what it lacks is None.
 
-    provenance: what `ref make` recorded (protocol, weights, n); empty for other files.
+    provenance: what `ref make` recorded (protocol, weights, n); empty for other files; notes: sentences that
+    a reader of the result must know.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Reference:
     pool: Gaussian | None
     spatial: Gaussian | None
     provenance: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def protocol(self) -> str | None:
@@ -58,13 +60,22 @@ def open_reference(name: str | Path, *, offline: bool = False) -> Reference:
 
     Raises UsageError for an unknown name, BatchError or StatisticsError for a file that is not one.
     """
-    path = Path(name)
-    if not path.exists():
-        if path.suffix or len(path.parts) > 1:
-            raise BatchError(f"{path}: no such file or folder.")
+    if not isinstance(name, (str, Path)):
+        raise UsageError(f"reference is of type {type(name).__name__}; expected a path or a registered name.")
+    path, notes = Path(name), ()
+    if path.exists():
+        if str(name) in assets.manifest("reference_stats"):
+            notes = (
+                f"the reference is the local {path.resolve()}, not the registered {name}: a path that exists "
+                "goes before a name. Run from another folder to use the registered one.",
+            )
+    elif path.suffix or len(path.parts) > 1:
+        raise BatchError(f"{path}: no such file or folder.")
+    else:
         path = assets.fetch(assets.lookup("reference_stats", str(name)), offline=offline)
     if file_kind(path) != "npz":
-        return Reference(path, open_images(path), None, None, {})
+        images = open_images(path)
+        return Reference(path, images, None, None, {}, (*notes, *images.notes))
     arrays = npz.members(path)
     pool, spatial = (_gaussian(path, arrays, *names) for names in (_POOL, _SPATIAL))
     if "arr_0" not in arrays and pool is None and spatial is None:
@@ -73,7 +84,7 @@ def open_reference(name: str | Path, *, offline: bool = False) -> Reference:
             f"(found: {', '.join(sorted(arrays)) or 'nothing'})."
         )
     images = NpzImages(path, arrays) if "arr_0" in arrays else None
-    return Reference(path, images, pool, spatial, _read_provenance(path, arrays))
+    return Reference(path, images, pool, spatial, _read_provenance(path, arrays), notes)
 
 
 def has_statistics(path: Path) -> bool:
@@ -134,11 +145,16 @@ def _read_provenance(path: Path, arrays: dict[str, npz.Member]) -> dict[str, Any
     if _PROVENANCE not in arrays:
         return {}
     try:
-        provenance = json.loads(str(arrays[_PROVENANCE].read()))
-    except ValueError:
-        provenance = None
-    if not isinstance(provenance, dict):
-        raise BatchError(f"{path}: its provenance is not the JSON object that `dit-eval ref make` writes.")
-    if "protocol" in provenance:
-        provenance["protocol"] = upgraded_protocol(provenance["protocol"])
+        provenance = parse_json(str(arrays[_PROVENANCE].read()))
+        n = provenance.get("n", 2)
+        if type(n) is not int or n < 2:
+            raise ValueError
+        if "protocol" in provenance:
+            provenance["protocol"] = upgraded_protocol(provenance["protocol"])
+            if not all(isinstance(provenance["protocol"][key], str) for key in ("name", "fingerprint")):
+                raise ValueError
+    except (ValueError, TypeError, LookupError, AttributeError):
+        raise BatchError(
+            f"{path}: its provenance is not the JSON object that `dit-eval ref make` writes. Make it again."
+        ) from None
     return provenance

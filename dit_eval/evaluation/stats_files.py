@@ -101,6 +101,10 @@ def _sum(terms: Sequence[tuple[int, int, Gaussian]]) -> Gaussian:
 def _require_one_protocol(parts: Sequence[StatsFile]) -> None:
     first = parts[0]
     for part in parts[1:]:
+        if (len(part.pool.mean), len(part.spatial.mean)) != (len(first.pool.mean), len(first.spatial.mean)):
+            raise StatisticsError(
+                f"{first.path} and {part.path} are statistics of other numbers of features."
+            )
         if part.protocol.get("fingerprint") != first.protocol.get("fingerprint"):
             raise StatisticsError(
                 f"{first.path} is of protocol {first.protocol.get('name')} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +55,9 @@ def load_digits_network(path: Path) -> DigitsNetwork:
     try:
         network.load_state_dict(read_weights(path))
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
+        reason = shorten(str(error).splitlines()[-1], 100, placeholder=" …")
         raise AssetError(
-            f"{path} does not contain the weights of the digits' feature network ({reason}). "
-            "Omit --inception to use the bundled weights."
+            f"{path} does not contain the weights of the digits' feature network ({reason}); "
+            "omit inception to use the bundled ones."
         ) from None
     return network.eval()

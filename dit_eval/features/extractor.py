@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,13 +12,14 @@ from torch import nn
 
 from dit_eval.features.digits import load_digits_network
 from dit_eval.features.inception import load_inception
-from dit_eval.features.protocols import Protocol
+from dit_eval.features.protocols import INCEPTION, Protocol
 from dit_eval.features.resize import RESIZES
 from dit_eval.io.batches import Images, prefetch
 from dit_eval.runtime.malloc import keep_freed_memory
+from dit_eval.runtime.precision import computation
 
 NETWORKS: dict[str, Callable[[Path], nn.Module]] = {
-    "inception-2015-12-05": load_inception,
+    INCEPTION: load_inception,
     "digits": load_digits_network,
 }
 
@@ -39,7 +39,7 @@ class FeatureExtractor:
         self.protocol = protocol
         self.device = device
         self._resize = RESIZES[protocol.resize]
-        self._network = NETWORKS[protocol.network](weights).to(device)
+        self._network = load_network(protocol.network, weights).to(device)
 
     @property
     def dimensions(self) -> tuple[int, int, int]:
@@ -49,7 +49,7 @@ class FeatureExtractor:
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> Features:
         """Features of one block of images."""
-        with self._full_float32():
+        with computation("fp32", self.device):
             batch = torch.from_numpy(images).to(self.device, non_blocking=True)
             outputs = self._network(self._resize(batch))
             return Features(*(output.float().cpu().numpy() for output in outputs))
@@ -66,8 +66,12 @@ class FeatureExtractor:
             for block in blocks if images.once else prefetch(blocks):
                 yield self(block)
 
-    def _full_float32(self) -> AbstractContextManager[None]:
-        """Deterministic cuDNN convolutions without TensorFloat-32, which moves features by 1e-3."""
-        if self.device.type != "cuda":
-            return nullcontext()
-        return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+
+def load_network(name: str, weights: Path) -> nn.Module:
+    """A feature network on the CPU, in float32. The states of random number generators stay as they are.
+
+    Raises AssetError for weights that are not those of the network.
+    """
+    cpu = torch.device("cpu")
+    with computation("fp32", cpu), cpu, torch.random.fork_rng(devices=[]):  # layers draw initial weights
+        return NETWORKS[name](weights)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from dit_eval.errors import AssetError
-from dit_eval.io.files import file_kind
+from dit_eval.io.files import KIND_NAMES, KIND_REMEDIES, file_kind
 
 
 class Activations(NamedTuple):
@@ -21,15 +21,21 @@ class Activations(NamedTuple):
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The state dict in a .pth or .safetensors file. Raises AssetError if there is none."""
+    kind = file_kind(path)
+    if kind == "missing":
+        raise AssetError(f"{path}: no such file; expected the weights of the feature network.")
+    if kind not in ("torch", "safetensors", "pickle"):
+        raise AssetError(
+            f"{path} cannot be read as weights: it is {KIND_NAMES[kind]}. "
+            + KIND_REMEDIES.get(kind, "Expected the feature network as a .pth or .safetensors file.")
+        )
     try:
-        if file_kind(path) == "safetensors":
+        if kind == "safetensors":
             from safetensors.torch import load_file
 
             weights = load_file(path)
         else:
             weights = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise AssetError(f"{path}: no such file; expected the weights of the feature network.") from None
     except Exception as error:  # torch and safetensors document no exception for damaged files
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise AssetError(

@@ -29,12 +29,14 @@ class Protocol:
     k: int
 
 
+INCEPTION = "inception-2015-12-05"
+
 # OpenAI's guided-diffusion evaluator (Dhariwal & Nichol 2021): Table 2 of the DiT paper.
 _ADM = Protocol(
     name="adm",
     resize="tf1-bilinear",
-    network="inception-2015-12-05",
-    weights="inception-2015-12-05",
+    network=INCEPTION,
+    weights=INCEPTION,
     inception_score_chunk=5000,
     k=3,
 )

@@ -37,15 +37,16 @@ class BatchSampler:
 
     def count_flops(self) -> FlopCount:
         """The cost of one image's pass through the network, as counted by `dit-eval flops table`."""
-        from dit_eval.cost.counter import VAE_STRIDE, count_flops  # fvcore takes a second to load
+        from dit_eval.cost.counter import count_flops  # fvcore takes a second to load
 
         dit = self._dit
         return count_flops(
             dit.config,
-            image_size=VAE_STRIDE * dit.input_size,
+            input_size=dit.input_size,
             in_channels=dit.in_channels,
             num_classes=dit.num_classes,
             block=dit.block,
+            learn_sigma=dit.learn_sigma,
         )
 
     def sample(self, indices: NDArray[np.int64], report_progress: Callable[[float], None]) -> Tensor:

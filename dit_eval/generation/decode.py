@@ -98,7 +98,7 @@ class AsyncDecoder:
             if not samples.isfinite().all():
                 raise CheckpointError(
                     "the samples are not finite. The checkpoint is damaged, or does not fit the sampler, or "
-                    "needs --precision fp32."
+                    "needs precision fp32."
                 )
             images = self._decoder.decode(samples).cpu().numpy()
         previous, self._last_decoded = self._last_decoded, monotonic()
@@ -156,7 +156,7 @@ def _load_folder(folder: Path) -> tuple[AutoencoderKL, Path]:
     weights = folder / "diffusion_pytorch_model.safetensors"
     if not weights.is_file() or not (folder / "config.json").is_file():
         raise AssetError(
-            f"--vae {folder} is neither ema nor mse nor a folder with config.json and {weights.name}, "
+            f"vae {str(folder)!r} is neither ema nor mse nor a folder with config.json and {weights.name}, "
             "as diffusers' save_pretrained writes it."
         )
     try:

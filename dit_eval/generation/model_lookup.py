@@ -79,7 +79,7 @@ def load_model(
     elif vae is None:
         decoder = PIXELS
     else:
-        raise UsageError(f"{spec.name} generates pixels, which need no VAE; leave --vae out.")
+        raise UsageError(f"{spec.name} generates pixels, which need no VAE; leave vae out.")
     size = network.input_size * decoder.factor
     if image_size not in (None, size):
         raise UsageError(f"{spec.name} generates images of {size} pixels, not {image_size}.")
@@ -107,7 +107,7 @@ def _registered_entry(model: str | DiTConfig, image_size: int | None) -> assets.
     size = f" at {image_size} pixels" if image_size else ""
     raise UsageError(
         f"no weights of {_display_name(model)}{size} are registered (registered: {', '.join(registered)}); "
-        "pass --ckpt FILE."
+        "pass a file of weights as ckpt."
     )
 
 

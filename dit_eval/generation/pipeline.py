@@ -22,10 +22,10 @@ from dit_eval.generation.batch_sampler import BatchSampler
 from dit_eval.generation.decode import AsyncDecoder, Decoder
 from dit_eval.generation.model_lookup import find_model, load_model
 from dit_eval.generation.plan import Plan, choose_settings, make_plan
-from dit_eval.generation.shards import ShardFolder
+from dit_eval.generation.shards import ShardFolder, interruption_noted
 from dit_eval.runtime.distributed import Rank, StridedShard, broadcast_from_rank0, process_group
 from dit_eval.runtime.malloc import keep_freed_memory
-from dit_eval.runtime.precision import matmul_precision
+from dit_eval.runtime.precision import computation
 from dit_eval.version import __version__
 
 
@@ -97,7 +97,12 @@ def generate(
         precision=precision,
         compile=compile,
     )
-    with keep_freed_memory(torch_device), matmul_precision(precision, torch_device), torch.inference_mode():
+    with (
+        interruption_noted(out, num=num, shard_size=settings["batch_size"]),
+        keep_freed_memory(torch_device),
+        computation(precision, torch_device),
+        torch.inference_mode(),
+    ):
         network, decoder = load_model(spec, torch_device, vae=vae, image_size=image_size)
         plan = make_plan(settings, spec, network, decoder)
         batch_sampler = BatchSampler(network, plan)
@@ -145,8 +150,8 @@ def _sample_missing(
 def _start_over(shards: ShardFolder, rank: Rank, shard: tuple[int, int] | None) -> None:
     if shard is not None:
         raise UsageError(
-            f"--fresh would delete the work of the other shards. Delete {shards.out} and {shards.folder} "
-            "by hand, then start all shards without --fresh."
+            f"fresh would delete the work of the other shards. Delete {shards.out} and {shards.folder} by "
+            "hand, then start all shards without it."
         )
     with process_group(rank):
         if rank.index == 0:

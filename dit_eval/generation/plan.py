@@ -7,6 +7,7 @@ batch has the full size: the last one repeats its last index, and the repeated i
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from dit_eval.dit import DiT
-from dit_eval.errors import UsageError, require_choices
+from dit_eval.errors import UsageError, require_choices, require_positive
 from dit_eval.generation.decode import Decoder
 from dit_eval.generation.model_lookup import ModelSpec
 from dit_eval.io.assets import sha256
@@ -72,8 +73,8 @@ def choose_settings(model: ModelSpec, options: Mapping[str, Any], **settings: An
     """Fill in the settings and sampler options that are None: as the manifest says, else the default.
 
     options: those of the sampler, see `SAMPLERS`; settings: the fields of `Plan` from `num` to `compile`.
-    Returns these fields. Raises UsageError for unknown names and for samplers and options that do not fit the
-    model or each other, TypeError for options that no sampler has.
+    Returns these fields. Raises UsageError for unknown names, numbers out of range, and samplers and options
+    that do not fit the model or each other, TypeError for options that no sampler has.
     """
     given = {name: value for name, value in {**settings, **options}.items() if value is not None}
     sampler = given.get("sampler", model.sampler)
@@ -82,8 +83,11 @@ def choose_settings(model: ModelSpec, options: Mapping[str, Any], **settings: An
         precision=(settings["precision"], PRECISIONS),
         cfg_channels=(settings["cfg_channels"], ("3", "all")),
     )
-    if not 0 <= settings["seed"] < 2**64:
-        raise UsageError(f"seed {settings['seed']} does not lie between 0 and 2**64 - 1.")
+    require_positive(num=settings["num"], batch_size=settings["batch_size"])
+    if not (isinstance(settings["seed"], int) and 0 <= settings["seed"] < 2**64):
+        raise UsageError(f"seed is {settings['seed']!r}; expected an integer from 0 to 2**64 - 1.")
+    for name, value in given.items():
+        _require_finite(name, value)
     _require_fitting(sampler, model, options.keys() & given.keys())
     defaults = SAMPLERS[sampler].options
     values = {**DEFAULTS, **defaults, **model.defaults, **given}
@@ -141,7 +145,7 @@ def _is_file(labels: str) -> bool:
 def _read_labels(path: Path, num: int) -> NDArray[np.int64]:
     try:
         labels = np.array(path.read_text("utf-8").split(), dtype=np.int64)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise UsageError(
             f"labels {str(path)!r} cannot be read ({getattr(error, 'strerror', None) or error}). "
             "Choose uniform, balanced, a class index, or a text file with one label per image."
@@ -149,6 +153,13 @@ def _read_labels(path: Path, num: int) -> NDArray[np.int64]:
     if len(labels) != num:
         raise UsageError(f"{path} holds {len(labels)} labels for {num} images; it must have one per image.")
     return labels
+
+
+def _require_finite(name: str, value: Any) -> None:
+    """Raise UsageError for NaN and infinity, which JSON cannot hold: value may be a number or several."""
+    numbers = value if isinstance(value, (tuple, list)) else (value,)
+    if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+        raise UsageError(f"{name} is {value}; expected finite numbers.")
 
 
 def _require_fitting(sampler: str, model: ModelSpec, options: Collection[str]) -> None:

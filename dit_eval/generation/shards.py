@@ -4,6 +4,8 @@
     OUT.partial/00000032.npz     images 32, 33, …
     OUT.json, OUT.npz            the record of the batch, and the batch, once every shard is complete
 
+A file OUT.json that is no such record is never replaced or deleted.
+
 Every file is renamed into place when it is complete and on the disk. Any process that finds all shards in the
 folder merges them; a lock lets one do so at a time.
 """
@@ -40,7 +42,7 @@ class ShardFolder:
     ) -> None:
         self.out, self.settings, self.num, self.shard_size = out, settings, num, shard_size
         self.image_shape = (image_size, image_size, 3)
-        self.folder = out.with_suffix(".partial")
+        self.folder = _folder(out)
         self.record = out.with_suffix(".json")
 
     def __len__(self) -> int:
@@ -49,9 +51,10 @@ class ShardFolder:
     def open(self) -> None:
         """Create the folder, or reuse one that an earlier run with the same settings has left.
 
-        Raises UsageError, naming the differences, if the folder or the finished file has other settings, and
-        BatchError if the disk has too little space for the missing shards.
+        Raises UsageError if OUT.json is not the record of a batch, or if the folder or the finished file has
+        other settings, which it names; BatchError if the disk has too little space for the missing shards.
         """
+        self._require_own_record()
         if self.out.exists():
             self._require_same_settings(self.out, read_json(self.record).get("plan", {}))
             return self._remove_folder()  # left behind if a process was killed after the last rename
@@ -66,7 +69,11 @@ class ShardFolder:
             return self._require_space()
 
     def clear(self) -> None:
-        """Delete the finished file and all shards, whatever their settings."""
+        """Delete the finished file, its record and all shards, whatever their settings.
+
+        Raises UsageError if OUT.json is not the record of a batch.
+        """
+        self._require_own_record()
         for path in (self.out, self.record):
             path.unlink(missing_ok=True)
         self._remove_folder()
@@ -119,6 +126,7 @@ class ShardFolder:
                     "speed": self._speed(),
                     **provenance,
                 }
+                self._require_own_record()  # another program may have written a file since `open`
                 write_json(self.record, record, BatchError)
                 merged.replace(self.out)
             self._remove_folder()
@@ -126,13 +134,15 @@ class ShardFolder:
 
     def _images(self) -> Iterator[NDArray[np.uint8]]:
         for shard in range(len(self)):
-            images = members(self._path(shard))["arr_0"].read()
-            if images.shape != (self.images_in(shard), *self.image_shape):
+            images = members(self._path(shard)).get("arr_0")
+            expected = (self.images_in(shard), *self.image_shape)
+            if images is None or (images.shape, images.dtype) != (expected, np.uint8):
+                found = "no images" if images is None else f"images of {images.dtype} {images.shape}"
                 raise BatchError(
-                    f"{self._path(shard)} is not the shard that was written: its images have the shape "
-                    f"{images.shape}. Delete it and run the same command again."
+                    f"{self._path(shard)} is not the shard that was written: it holds {found} instead of "
+                    f"uint8 {expected}. Delete it and run the same command again."
                 )
-            yield images
+            yield images.read()
 
     def _speed(self) -> dict[str, Any] | None:
         """`device`, `images` and `seconds` of the timed shards; None if none was timed.
@@ -150,7 +160,7 @@ class ShardFolder:
         }
 
     def _path(self, shard: int) -> Path:
-        return self.folder / f"{shard * self.shard_size:08d}.npz"
+        return _shard_path(self.folder, shard * self.shard_size)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -170,10 +180,20 @@ class ShardFolder:
     def _remove_folder(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _require_own_record(self) -> None:
+        """Raise UsageError if OUT.json exists and is not a record that `merge` has written."""
+        record = read_json(self.record)
+        if self.record.exists() and not (isinstance(record.get("plan"), dict) and "digest" in record):
+            raise UsageError(
+                f"{self.record} exists and is not the record of a batch, which would replace it. Move it, or "
+                "choose another out."
+            )
+
     def _require_same_settings(self, path: Path, recorded: Mapping[str, Any]) -> None:
         if not recorded:
             raise UsageError(
-                f"{path} exists without a record of how it was made. Choose another --out, or --fresh."
+                f"{path} exists without a record of how it was made. Choose another out, or fresh to delete "
+                "it and start over."
             )
         differences = [
             f"{key} ({_abbreviate(recorded.get(key))} before, {_abbreviate(self.settings.get(key))} now)"
@@ -183,7 +203,7 @@ class ShardFolder:
         if differences:
             raise UsageError(
                 f"{path} was made with other settings: {', '.join(differences)}. "
-                "Use the same settings to resume, choose another --out, or --fresh to start over."
+                "Use the same settings to resume, or choose another out, or fresh to start over."
             )
 
     def _require_space(self) -> None:
@@ -192,8 +212,29 @@ class ShardFolder:
         if free < needed:
             raise BatchError(
                 f"{self.out} needs {needed / 1e9:.2f} GB for the shards and the finished file, but its disk "
-                f"has {free / 1e9:.2f} GB free. Free some space, or choose --out on another disk."
+                f"has {free / 1e9:.2f} GB free. Free some space, or choose an out on another disk."
             )
+
+
+@contextmanager
+def interruption_noted(out: Path, *, num: int, shard_size: int) -> Iterator[None]:
+    """Add to a KeyboardInterrupt of the block a note of how many images of the batch are sampled."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        starts = [first for first in range(0, num, shard_size) if _shard_path(_folder(out), first).exists()]
+        sampled = num if out.exists() else sum(min(shard_size, num - first) for first in starts)
+        interrupt.add_note(f"{sampled:,} of {num:,} images of {out} are sampled.")
+        raise
+
+
+def _folder(out: Path) -> Path:
+    return out.with_suffix(".partial")
+
+
+def _shard_path(folder: Path, first: int) -> Path:
+    """The shard that begins with the image of index `first`."""
+    return folder / f"{first:08d}.npz"
 
 
 def _abbreviate(value: Any) -> str:

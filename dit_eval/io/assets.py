@@ -10,13 +10,12 @@ import hashlib
 import http.client
 import os
 import shutil
-import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
@@ -25,13 +24,19 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from dit_eval.errors import AssetError, UsageError
-from dit_eval.io.files import publish, write_text
+from dit_eval.io.files import KIND_NAMES, FileKind, file_kind, mark_used, publish, write_text
+from dit_eval.io.records import make_record, read_toml
 
 Kind = Literal["models", "reference_stats"]
 DownloadProgress = Callable[[int, "int | None"], None]  # bytes so far, total bytes if known
 DownloadBar = Callable[[str], AbstractContextManager[DownloadProgress]]  # called with the name of the asset
 Entry = TypeVar("Entry", bound="Asset")
 
+# What an asset without a published checksum must be at least
+_FORMATS: Mapping[Kind, tuple[FileKind, ...]] = {
+    "models": ("torch", "safetensors", "pickle"),
+    "reference_stats": ("npz",),
+}
 _CHUNK = 1 << 20
 _TIMEOUT_S = 30
 _download_bar: ContextVar[DownloadBar | None] = ContextVar("download_bar", default=None)
@@ -121,17 +126,15 @@ def certificates() -> Mapping[str, CertificateEntry]:
 
 
 def _read_manifest(kind: Kind, file: str, record: type[Entry]) -> Mapping[str, Entry]:
-    """The entries of a TOML file as records. Raises AssetError if one has an unknown key or lacks one."""
-    path, entries = folder(kind) / file, {}
-    known = [key for key in fields(record) if key.name not in ("name", "kind")]
-    required = {key.name for key in known if key.default is key.default_factory is MISSING}
-    for name, values in tomllib.loads(path.read_text("utf-8")).items():
-        for key in sorted(values.keys() - {key.name for key in known}):
-            keys = ", ".join(key.name for key in known)
-            raise AssetError(f"{path}: entry [{name}] has the unknown key {key!r}; known keys are {keys}.")
-        for key in sorted(required - values.keys()):
-            raise AssetError(f"{path}: entry [{name}] lacks the key {key!r}.")
-        entries[name] = record(name=name, kind=kind, **values | {"urls": tuple(values.get("urls", ()))})
+    """The entries of a TOML file as records. Raises AssetError for anything else, naming entry and key."""
+    path = folder(kind) / file
+    entries = {
+        name: make_record(record, path, name, values, name=name, kind=kind)
+        for name, values in read_toml(path).items()
+    }
+    for entry in entries.values():
+        if not (entry.file or entry.urls):
+            raise AssetError(f"{path}: entry [{entry.name}] has neither a 'file' nor 'urls'.")
     return entries
 
 
@@ -179,88 +182,114 @@ def downloads_shown(bar: DownloadBar) -> Iterator[None]:
 def fetch(asset: Asset, *, offline: bool = False) -> Path:
     """The path of the asset's verified file: bundled, cached, or downloaded now.
 
-    Processes that fetch the same asset at once share one download. An interrupted download is resumed.
-    Raises AssetError if the file cannot be downloaded or does not match its checksum.
+    Processes that fetch the same asset at once share one download. An interrupted download is resumed. A
+    cached file needs no writable cache. Raises AssetError if the file cannot be downloaded or does not match
+    its checksum.
     """
     path = cached_path(asset)
-    if asset.bundled:
-        _verify(asset, path)
-        return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AssetError(
-            f"the cache folder {path.parent} cannot be created ({error.strerror}). "
-            "Set DIT_EVAL_CACHE to a writable folder."
-        ) from None
-    with FileLock(path.with_name(path.name + ".lock")):
-        if not path.is_file():
-            if offline:
-                raise AssetError(
-                    f"{asset.name} is not in the cache and --offline forbids the download. "
-                    f"Download {asset.urls[0]} on another machine and put it at {path}."
-                )
-            bar = _download_bar.get()
-            with bar(asset.name) if bar else nullcontext() as progress:
-                _download(asset, path, progress)
-        _verify(asset, path)
+    if not asset.bundled and not path.is_file():
+        if offline:
+            raise AssetError(
+                f"{asset.name} is not in the cache and --offline forbids the download. "
+                f"Download {asset.urls[0]} on another machine and put it at {path}."
+            )
+        _download_once(asset, path)
+    _verify(asset, path)
+    mark_used(path)
     return path
 
 
-def _verify(asset: Asset, path: Path) -> None:
-    pin = _pin_file(path)
-    expected = asset.sha256 or (pin.read_text("ascii").strip() if pin.is_file() else None)
-    if expected is not None and sha256(path) != expected:
+def _download_once(asset: Asset, path: Path) -> None:
+    """Download the asset unless another process does so meanwhile."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(path.name + ".lock")):
+            if not path.is_file():
+                bar = _download_bar.get()
+                with bar(asset.name) if bar else nullcontext() as progress:
+                    _download(asset, path, progress)
+    except OSError as error:
         raise AssetError(
-            f"{path} is not the registered {asset.name} (SHA-256 should be {expected}). "
-            "Delete it and run again to fetch a fresh copy."
+            f"the cache folder {path.parent} cannot be written ({error.strerror or error}). "
+            "Set DIT_EVAL_CACHE to a writable folder."
+        ) from None
+
+
+def _verify(asset: Asset, path: Path) -> None:
+    """Raise AssetError if a file is not the asset's.
+
+    Where no checksum is published, the format is checked once and the checksum kept beside the file.
+    """
+    if asset.bundled:
+        remedy = "Install dit-eval again."
+    else:
+        remedy = f"`dit-eval cache clear {asset.name}` removes it; then run again to fetch a fresh copy."
+    pin = path.with_name(path.name + ".sha256")
+    try:
+        expected = asset.sha256 or (pin.read_text("ascii", "replace").strip() if pin.is_file() else None)
+        if expected is None and (problem := _problem(asset, path)):
+            raise AssetError(f"{path} is not the registered {asset.name}: it is {problem}. {remedy}")
+        found = sha256(path)
+    except OSError as error:
+        raise AssetError(f"{path} cannot be read: {error.strerror or error}. {remedy}") from None
+    if expected is None:
+        with suppress(AssetError):  # a cache that another user has filled may be read-only
+            write_text(pin, found + "\n", AssetError)
+    elif found != expected:
+        raise AssetError(
+            f"{path} is not the registered {asset.name}: its SHA-256 is {found}, expected {expected}. "
+            + remedy
         )
-
-
-def _pin_file(path: Path) -> Path:
-    """The file with the SHA-256 of the first download, for assets without a published one."""
-    return path.with_name(path.name + ".sha256")
 
 
 def _download(asset: Asset, path: Path, progress: DownloadProgress | None) -> None:
-    """Download to a .part file, verify it and rename it."""
+    """Download to a .part file from the first address that has the asset, verify it and rename it."""
     part = path.with_name(path.name + ".part")
-    if not (part.is_file() and part.stat().st_size == asset.bytes):
-        _download_part(asset, path, part, progress)
-    found = sha256(part)
-    if asset.sha256 is not None and found != asset.sha256:
-        size = part.stat().st_size
-        part.unlink()
-        raise AssetError(
-            f"the download of {asset.name} is not the registered file: SHA-256 {found} ({size:,} bytes), "
-            f"expected {asset.sha256}. It was discarded. Run again; if it happens twice, the file behind "
-            f"{asset.urls[0]} has changed or a proxy rewrites it."
-        )
-    if asset.sha256 is None:
-        write_text(_pin_file(path), found + "\n", AssetError)
-    publish(part, path)
-
-
-def _download_part(asset: Asset, path: Path, part: Path, progress: DownloadProgress | None) -> None:
-    """Complete `part` from the first address that works."""
-    free = shutil.disk_usage(path.parent).free
-    if asset.bytes is not None and free < asset.bytes:
-        raise AssetError(
-            f"{asset.name} needs {asset.bytes / 1e9:.1f} GB and {path.parent} has {free / 1e9:.1f} GB free. "
-            "Make room, or set DIT_EVAL_CACHE to another disk."
-        )
     failures = []
     for url in asset.urls:
         try:
-            _append_rest(url, part, progress)
-            return
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
-            failures.append(f"{url} ({reason})")
+            if not (part.is_file() and part.stat().st_size == asset.bytes):
+                _require_space(asset, path.parent)
+                _append_rest(url, part, progress)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            failures.append(f"{url} ({getattr(error, 'reason', None) or error})")
+            continue
+        problem = _problem(asset, part)
+        if problem is None:
+            return publish(part, path)
+        part.unlink()
+        failures.append(f"{url} ({problem}, so it was discarded)")
     raise AssetError(
         f"{asset.name} could not be downloaded: {'; '.join(failures)}. "
         f"Run again to resume, or download it on another machine and put it at {path}."
     )
+
+
+def _problem(asset: Asset, file: Path) -> str | None:
+    """Why a file is not the asset's: by its checksum or, where none is published, by its format."""
+    kind = file_kind(file)
+    if asset.sha256 is not None:
+        found = sha256(file)
+        if found == asset.sha256:
+            return None
+        size = file.stat().st_size
+        return (
+            f"{KIND_NAMES[kind]} of {size:,} bytes with SHA-256 {found}, which is not the registered file; "
+            f"expected {asset.sha256}"
+        )
+    if kind in _FORMATS[asset.kind]:
+        return None
+    expected = " or ".join(KIND_NAMES[format] for format in _FORMATS[asset.kind])
+    return f"{KIND_NAMES[kind]}; expected {expected}"
+
+
+def _require_space(asset: Asset, folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if asset.bytes is not None and free < asset.bytes:
+        raise AssetError(
+            f"{asset.name} needs {asset.bytes / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free. "
+            "Make room, or set DIT_EVAL_CACHE to another disk."
+        )
 
 
 def _append_rest(url: str, part: Path, progress: DownloadProgress | None) -> None:

@@ -6,31 +6,37 @@ The whole batch is never in memory. Anything but uint8 N×H×W×3 is refused wit
 from __future__ import annotations
 
 import hashlib
-import io
-import re
-import warnings
-import zipfile
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from functools import cached_property
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from dit_eval.errors import BatchError
 from dit_eval.io import npz
-from dit_eval.io.files import IMAGE_SUFFIXES, file_kind
+from dit_eval.io.files import KIND_NAMES, KIND_REMEDIES, FileKind, file_kind
+from dit_eval.io.image_files import FileSet, files_in_folder, files_in_zip
 
 T = TypeVar("T")
 
 _DECODING_THREADS = 4  # Pillow releases the interpreter's lock while it decodes
-_REMEDIES: dict[str, str] = {
-    "git-lfs": "It is a pointer to a file in Git LFS; run `git lfs pull`.",
-    "html": "It is a web page; download the file itself.",
+_HASHED_ROWS = 32  # images that are decoded and hashed at once
+_SINGLE = "Pass the folder that holds the images."
+_WEIGHTS = "It holds weights; images are expected here."
+_REMEDIES: dict[FileKind, str] = {
+    "npy": "Write the array of images with np.savez(path, np.load(file)).",
+    "png": _SINGLE,
+    "jpeg": _SINGLE,
+    "webp": _SINGLE,
+    "gif": "Save the frames as PNG files in a folder.",
+    "torch": _WEIGHTS,
+    "safetensors": _WEIGHTS,
+    "pickle": "Pickles are never opened, because they could run code.",
 }
 
 
@@ -38,12 +44,13 @@ class Images(ABC):
     """A sized stream of RGB images of one size.
 
     path: where they come from; size: (height, width) in pixels; once: they can be read only once, and their
-    number and digest are known only after that.
+    number and digest are known only after that; notes: sentences about files that were skipped.
     """
 
     path: Path
     size: tuple[int, int]
     once: bool = False
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -120,13 +127,22 @@ class ArrayImages(Images):
     once = True
 
     def __init__(self, arrays: Iterable[np.ndarray]):
-        remaining = iter([arrays] if isinstance(arrays, np.ndarray) else arrays)
+        """arrays: uint8 (n, H, W, 3), one or an iterable of them. Raises BatchError for anything else."""
+        if hasattr(arrays, "__array__"):
+            arrays = [arrays]  # type: ignore[list-item]
+        if not isinstance(arrays, Iterable):
+            raise BatchError(f"samples are {_describe(arrays)}; expected a path, or uint8 arrays N×H×W×3.")
+        self._n, self._sha = 0, hashlib.sha256()
+        if isinstance(arrays, (list, tuple)):
+            arrays = [_as_images(array) for array in arrays]
+            shape = (sum(map(len, arrays)), *(arrays[0].shape[1:] if arrays else ()))
+            self._sha = npz.array_hash(np.dtype(np.uint8), shape)
+        remaining = map(_as_images, arrays)
         first = next(remaining, None)
         if first is None:
             raise BatchError("there are no arrays of samples; expected at least one, uint8 N×H×W×3.")
-        self.size = _image_size("an array of samples", np.shape(first), np.asarray(first).dtype)
+        self.size = first.shape[1:3]
         self._arrays = chain([first], remaining)
-        self._n, self._sha = 0, hashlib.sha256()
 
     def __len__(self) -> int:
         return self._n
@@ -134,102 +150,90 @@ class ArrayImages(Images):
     def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """See Images; only all of them, and only once."""
         assert (start, stop) == (0, None)
-        for array in map(np.asarray, self._arrays):
-            size = _image_size("an array of samples", array.shape, array.dtype)
-            if size != self.size:
+        for array in self._arrays:
+            if array.shape[1:3] != self.size:
                 raise BatchError(
-                    f"an array of samples has images of {size[0]}×{size[1]} and the first had "
+                    f"an array of samples has images of {array.shape[1]}×{array.shape[2]} and the first had "
                     f"{self.size[0]}×{self.size[1]}; a batch has one size."
                 )
             self._n += len(array)
-            self._sha.update(np.ascontiguousarray(array).data)
             for first in range(0, len(array), rows):
-                yield array[first : first + rows]
+                block = np.require(array[first : first + rows], requirements=("C", "W"))  # torch's condition
+                self._sha.update(block.data)
+                yield block
 
     def digest(self) -> str:
-        """SHA-256 in hex of the pixels that were read."""
+        """SHA-256 in hex of the pixels that were read.
+
+        That of an npz with these images if their number is known in advance, as for an array, a list or a
+        tuple; else of the pixels alone.
+        """
         return self._sha.hexdigest()
+
+
+def _as_images(array: Any) -> np.ndarray:
+    """An item of the samples as an array. Raises BatchError if it is not uint8 N×H×W×3."""
+    if not hasattr(array, "__array__"):
+        raise BatchError(
+            f"an item of the samples is {_describe(array)}; expected a uint8 array N×H×W×3. Pass the images "
+            "alone, e.g. (images for images, labels in loader)."
+        )
+    try:
+        converted = np.asarray(array)
+    except (TypeError, ValueError, RuntimeError) as error:  # e.g. a tensor on a CUDA device
+        raise BatchError(f"an item of the samples cannot be converted to an array ({error}).") from None
+    _image_size("an array of samples", converted.shape, converted.dtype)
+    return converted
+
+
+def _describe(value: Any) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
 
 
 class ImageFiles(Images):
     """PNG, JPEG or WebP files of one size, anywhere in a folder or zip, in natural order of their paths."""
 
-    def __init__(self, path: Path, names: list[str], read: Callable[[str], bytes]):
-        self.path = path
-        self._names = sorted((name for name in names if name.lower().endswith(IMAGE_SUFFIXES)), key=_natural)
-        self._read = read
-        if not self._names:
-            raise BatchError(f"{path}: no image in it (looked for {', '.join(IMAGE_SUFFIXES)}).")
-        self.size = self._decode(self._names[0]).shape[:2]
+    def __init__(self, files: FileSet):
+        self.path, self.notes = files.path, files.notes
+        self.size = files.decode(files.names[0]).shape[:2]
+        self._files = files
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._files.names)
 
     def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """See Images. Raises BatchError, naming the file, if one is damaged or of another size."""
-        names = self._names[start:stop]
+        names = self._files.names[start:stop]
         with ThreadPoolExecutor(_DECODING_THREADS) as pool:
             for first in range(0, len(names), rows):
                 block = names[first : first + rows]
-                decoded = list(pool.map(self._decode, block))
-                for name, image in zip(block, decoded, strict=True):
-                    if image.shape[:2] != self.size:
-                        raise BatchError(
-                            f"{self.path}: {name} is {image.shape[1]}×{image.shape[0]} and "
-                            f"{self._names[0]} is {self.size[1]}×{self.size[0]}; a batch has one size. "
-                            "Resize or remove it."
-                        )
-                yield np.stack(decoded)
+                yield np.stack(list(pool.map(self._files.decode, block, repeat(self.size))))
 
     def digest(self) -> str:
-        """SHA-256 in hex of the names and bytes of the files, in order."""
-        sha = hashlib.sha256()
-        for name in self._names:
-            with npz.errors_as_batch_error(self.path):
-                content = self._read(name)
-            sha.update(f"{len(name)} {name} {len(content)} ".encode())
-            sha.update(content)
+        """SHA-256 of dtype, shape and pixels, as of an npz with these images. Decodes all of them, once."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        sha = npz.array_hash(np.dtype(np.uint8), (len(self), *self.size, 3))
+        for block in prefetch(self.blocks(_HASHED_ROWS)):
+            sha.update(block.data)
         return sha.hexdigest()
-
-    def _decode(self, name: str) -> np.ndarray:
-        try:
-            with npz.errors_as_batch_error(self.path):
-                content = self._read(name)
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(io.BytesIO(content)) as image:
-                    if image.mode not in ("RGB", "L", "P", "1") or "transparency" in image.info:
-                        raise BatchError(
-                            f"{self.path}: {name} has mode {image.mode}; expected three 8-bit colours and "
-                            "no transparency. Convert it to RGB first."
-                        )
-                    return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning,
-                OSError, SyntaxError, ValueError) as error:  # fmt: skip
-            raise BatchError(f"{self.path}: {name} cannot be decoded ({error}).") from None
-
-
-def _natural(name: str) -> list[tuple[int, int | str]]:
-    """Sort key that puts img2 before img10."""
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def open_images(path: Path) -> Images:
     """The images of an .npz, a folder or a zip, whatever the file is called. Raises BatchError."""
     kind = file_kind(path)
-    if kind == "folder":
-        names = [str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()]
-        return ImageFiles(path, names, lambda name: (path / name).read_bytes())
     if kind == "npz":
         return NpzImages(path, npz.members(path))
-    if kind not in ("zip", "damaged-zip", "missing", "unreadable"):
-        raise BatchError(
-            f"{path} is neither an .npz, a folder nor a zip of images (found: {kind}). "
-            + _REMEDIES.get(kind, "Write an array of images with np.savez(path, images).")
-        )
-    with npz.errors_as_batch_error(path):
-        archive = zipfile.ZipFile(path)  # stays open: its directory is parsed once, and threads may share it
-    return ImageFiles(path, archive.namelist(), archive.read)
+    if kind == "folder":
+        return ImageFiles(files_in_folder(path))
+    if kind in ("zip", "damaged-zip", "missing", "unreadable"):
+        return ImageFiles(files_in_zip(path))
+    raise BatchError(
+        f"{path} is {KIND_NAMES[kind]}; expected an .npz, a folder or a zip of images. "
+        + (_REMEDIES | KIND_REMEDIES).get(kind, "Write an array of images with np.savez(path, images).")
+    )
 
 
 def prefetch(items: Iterator[T], depth: int = 2) -> Iterator[T]:

@@ -21,6 +21,36 @@ FileKind = Literal[
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
+KIND_NAMES: dict[FileKind, str] = {
+    "missing": "missing",
+    "unreadable": "a file without permission to read it",
+    "folder": "a folder",
+    "npz": "an .npz of arrays",
+    "torch": "a PyTorch checkpoint",
+    "zip": "a zip archive",
+    "damaged-zip": "a damaged or incomplete zip archive",
+    "safetensors": "a .safetensors file of weights",
+    "pickle": "a Python pickle",
+    "npy": "a single .npy array",
+    "gzip": "a gzip-compressed file",
+    "tar": "a tar archive",
+    "png": "a single PNG image",
+    "jpeg": "a single JPEG image",
+    "webp": "a single WebP image",
+    "gif": "a GIF image",
+    "git-lfs": "a pointer to a file in Git LFS",
+    "html": "a web page",
+    "json": "a JSON file",
+    "unknown": "a file of unknown format",
+}
+KIND_REMEDIES: dict[FileKind, str] = {  # what to do about a file that is not what was expected
+    "git-lfs": "Run `git lfs pull` to fetch the file itself.",
+    "html": "Download the file itself: a login or error page was saved in its place.",
+    "damaged-zip": "Make or fetch it again.",
+    "gzip": "Unpack it first.",
+    "tar": "Unpack it first.",
+}
+
 _SIGNATURES: dict[FileKind, bytes] = {  # regular expressions for the first 512 bytes
     "pickle": rb"\x80[\x02-\x05]",
     "npy": rb"\x93NUMPY",
@@ -52,12 +82,22 @@ def file_kind(path: Path) -> FileKind:
         return "unreadable"
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:
         return "safetensors"
+    if (kind := signature_kind(start)) != "unknown":
+        return kind
+    try:
+        if zipfile.is_zipfile(path):
+            return _zip_kind(path)
+    except zipfile.BadZipFile:  # its directory says that it is one of several disks
+        return "damaged-zip"
+    return "damaged-zip" if start.startswith(b"PK\x03\x04") else "unknown"
+
+
+def signature_kind(start: bytes) -> FileKind:
+    """The kind of a file that is not an archive of other files, by its first 512 bytes; else "unknown"."""
     for kind, signature in _SIGNATURES.items():
         if re.match(signature, start, re.DOTALL):
             return kind
-    if zipfile.is_zipfile(path):
-        return _zip_kind(path)
-    return "damaged-zip" if start.startswith(b"PK\x03\x04") else "unknown"
+    return "unknown"
 
 
 def _zip_kind(path: Path) -> FileKind:
@@ -79,13 +119,21 @@ def atomic_file(path: Path, error: type[DitEvalError] = ResultError) -> Iterator
     Several processes may write the same path at once; the last to finish wins. Raises `error` if the file
     cannot be written.
     """
+    try:
+        with replacement_file(path) as file:
+            yield file
+    except OSError as failure:
+        raise error(f"{path} cannot be written: {failure.strerror or failure}.") from None
+
+
+@contextmanager
+def replacement_file(path: Path) -> Iterator[IO[bytes]]:
+    """`atomic_file` for callers that handle OSError."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
             yield file
         publish(temporary, path)
-    except OSError as failure:
-        raise error(f"{path} cannot be written: {failure.strerror or failure}.") from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -98,10 +146,16 @@ def publish(finished: Path, path: Path) -> None:
     finished.replace(path)
 
 
+def mark_used(path: Path) -> None:
+    """Make now the modification time of a cached file, which is its time of last use, if that is allowed."""
+    with suppress(OSError):
+        os.utime(path)
+
+
 def write_text(path: Path, text: str, error: type[DitEvalError] = ResultError) -> None:
     """Write a UTF-8 text file. Raises `error` if it cannot be written."""
     with atomic_file(path, error) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "backslashreplace"))  # paths may hold bytes that are no UTF-8
 
 
 def write_json(path: Path, value: Any, error: type[DitEvalError] = ResultError) -> None:
@@ -112,7 +166,19 @@ def write_json(path: Path, value: Any, error: type[DitEvalError] = ResultError) 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if there is no such file or it holds no JSON object."""
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError for anything else, also for NaN and infinity."""
+
+    def refuse(constant: str) -> float:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("brackets are nested too deep") from None

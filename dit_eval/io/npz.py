@@ -25,6 +25,7 @@ from dit_eval.errors import BatchError
 from dit_eval.io.files import atomic_file
 
 _CHUNK = 1 << 22
+_MAX_DEFLATE_RATIO = 1032  # of sizes before and after; no deflate stream expands to more
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature … length of name, length of extra field
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the time stamp of every member
 
@@ -45,10 +46,29 @@ def errors_as_batch_error(path: Path) -> Iterator[None]:
         raise BatchError(f"{path}: no such file or folder.") from None
     except PermissionError:
         raise BatchError(f"{path}: no permission to read it.") from None
+    except MemoryError:
+        raise BatchError(f"{path}: what it claims to hold does not fit into memory.") from None
     except _READ_ERRORS as error:
         raise BatchError(
             f"{path} is damaged ({str(error) or type(error).__name__}); make or fetch it again."
         ) from None
+
+
+def require_plausible_size(path: Path, info: zipfile.ZipInfo) -> None:
+    """Raise BatchError if a member of a zip claims to be larger than its compressed data can be."""
+    ratio = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: _MAX_DEFLATE_RATIO}.get(info.compress_type)
+    if ratio is None:
+        raise BatchError(
+            f"{path}: {info.filename!r} is compressed by another method than deflate. Write it again with "
+            "np.savez or np.savez_compressed, or as an ordinary zip."
+        )
+    if info.header_offset + info.compress_size > path.stat().st_size:
+        raise BatchError(f"{path}: {info.filename!r} points outside the file; make or fetch it again.")
+    if info.file_size > ratio * info.compress_size:
+        raise BatchError(
+            f"{path}: {info.filename!r} claims {info.file_size:,} bytes, more than its "
+            f"{info.compress_size:,} stored bytes can hold; the file is damaged. Make or fetch it again."
+        )
 
 
 @dataclass(frozen=True)
@@ -92,7 +112,7 @@ class Member:
 
         Raises BatchError if the data is damaged or does not match the CRC of the archive.
         """
-        sha = hashlib.sha256(f"{self.dtype.str}{self.shape}".encode())
+        sha = array_hash(self.dtype, self.shape)
         remaining = self.dtype.itemsize * math.prod(self.shape)
         with errors_as_batch_error(self.path), self._bytes() as (stream, origin):
             stream.seek(origin)
@@ -128,6 +148,11 @@ class Member:
             yield file, start
 
 
+def array_hash(dtype: np.dtype[Any], shape: tuple[int, ...]) -> hashlib._Hash:
+    """The hash of `Member.digest`, to be updated with the data of an array of this type and shape."""
+    return hashlib.sha256(f"{dtype.str}{shape}".encode())
+
+
 def _read_into(array: np.ndarray, stream: Any) -> None:
     remaining = array.reshape(-1).view(np.uint8)
     while len(remaining):
@@ -144,6 +169,7 @@ def members(path: Path) -> dict[str, Member]:
         for info in archive.infolist():
             if info.filename.endswith(".npy"):
                 name = info.filename.removesuffix(".npy")
+                require_plausible_size(path, info)
                 with archive.open(info) as stream:
                     shape, dtype, header = _npy_header(path, name, stream)
                 claimed = header + dtype.itemsize * math.prod(shape)
@@ -164,6 +190,8 @@ def _npy_header(path: Path, name: str, stream: IO[bytes]) -> tuple[tuple[int, ..
             f"{path}: {name!r} has npy format version {version}; expected 1.0 or 2.0. Save it again."
         )
     shape, fortran_order, dtype = reader[version](stream)
+    if min(shape, default=0) < 0:
+        raise BatchError(f"{path}: {name!r} has the shape {shape}; the file is damaged. Make it again.")
     if dtype.hasobject:
         raise BatchError(
             f"{path}: {name!r} is a pickled object array, which is never opened because it could run code. "
@@ -188,7 +216,13 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray | Rows]) -> None:
 
     arrays: name → array, or Rows to be streamed. Raises BatchError if the file cannot be written.
     """
-    with atomic_file(path, BatchError) as file, zipfile.ZipFile(file, "w") as archive:
+    with atomic_file(path, BatchError) as file:
+        write_arrays(file, arrays)
+
+
+def write_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray | Rows]) -> None:
+    """Write the content of an npz to an open file. Raises OSError if it cannot be written."""
+    with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             _write_member(archive, name, array)
 

@@ -1,4 +1,4 @@
-"""How metrics go through many images: blocks of rows, and random orders that are always the same."""
+"""How metrics go through many images: blocks of rows, and random choices that are always the same."""
 
 from __future__ import annotations
 
@@ -34,3 +34,12 @@ def permutations(n: int) -> Iterator[np.ndarray]:
     generator = np.random.Philox(_SEED)
     while True:
         yield np.argsort(generator.random_raw(n), kind="stable")
+
+
+def random_subsets(n: int, words: int) -> np.ndarray:
+    """64·`words` random subsets of n images, each holding an image with a probability of 5/8: (words, n) uint64.
+
+    Bit b of word w says which images are in subset 64·w + b. The same on every machine.
+    """
+    a, b, c = np.random.Philox(_SEED).random_raw((3, words, n))
+    return a | (b & c)

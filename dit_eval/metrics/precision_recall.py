@@ -11,20 +11,29 @@ import numpy as np
 import torch
 
 from dit_eval.errors import StatisticsError
-from dit_eval.metrics.blocks import BLOCK_ROWS, permutations, row_blocks
+from dit_eval.metrics.blocks import BLOCK_ROWS, row_blocks
+from dit_eval.metrics.intervals import standard_error
+from dit_eval.metrics.subset_recalls import SHARE, subset_recalls
 from dit_eval.runtime.onednn import linear
+from dit_eval.runtime.precision import computation
 
-_SUBSETS = 10  # random subsets of the samples, from which the variance of recall is estimated
+_NEIGHBOURS = 17  # of a sample, itself included, that are kept to find its radius within a subset
+_BALLS = 16  # samples that are kept for each reference image, to find whether a subset covers it
 _ADM_BLOCK = 10_000  # rows of a block of ADM's evaluator, which falls back to float32 by whole blocks
 
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Which images lie inside the manifold of the other set, a union of balls."""
+    """Which images lie inside the manifold of the other set, a union of balls.
+
+    subset_recalls: the recalls of random subsets of the samples, (2, R). Those of the first row are chosen by
+    the features, so that they do not depend on the order of the file; those of the second by index, so that
+    two sets of samples can be compared image by image. R = 0 in float16 and for fewer than 2 (k + 1) samples.
+    """
 
     samples_inside: np.ndarray  # (M,) bool
     reference_inside: np.ndarray  # (N,) bool
-    inside_parts: np.ndarray  # (N, P) bool: inside that of each of P subsets of the samples; P = 0 in float16
+    subset_recalls: np.ndarray
 
     @property
     def precision(self) -> float:
@@ -40,23 +49,28 @@ class PrecisionRecall:
         """The influence of each sample on precision, centred: (M,). Σφ²/M² is the binomial variance."""
         return self.samples_inside - self.precision
 
-    def recall_influence(self) -> np.ndarray | None:
-        """Values with the variance of recall, centred: (P + P·N,); None for fewer than two subsets.
+    def recall_error(self) -> float | None:
+        """The standard error of recall, which does not depend on the order of the samples; None for R = 0.
 
-        Recall is a mean of booleans, correlated where reference images are covered by the same samples. For
-        a fixed reference its variance is that of the booleans, α/N, plus their covariances, which are local
-        and fall as 1/M: C/M. A subset of M/P samples has radii of its own, so the variance of its recall is
-        α/N + C·P/M. Both terms are estimated from the subsets, α for each reference image. The values are
-        scaled so that their sum of squares gives α/N + C/M, and linear in the booleans, so that those of two
-        results against the same reference can be subtracted.
+        Recall is a mean of booleans that depend on each other: a sample covers many reference images. For
+        a fixed reference its variance is estimated by a delete-d jackknife: f / (1 - f) times the variance of
+        the recalls of random subsets that hold a share f of the samples, with radii of their own.
+        Source: Shao & Wu 1989.
         """
-        n, subsets = self.inside_parts.shape
-        if subsets < 2:
-            return None
-        deviations = self.inside_parts - self.inside_parts.mean(axis=1, keepdims=True)
-        shared = deviations.mean(axis=0)
-        values = np.concatenate([shared / np.sqrt(subsets - 1), deviations.ravel() / n]) / np.sqrt(subsets)
-        return values * np.sqrt(len(values) * (len(values) - 1))
+        return standard_error(self._deviations(0)) if self.subset_recalls.size else None
+
+    def recall_influence(self) -> np.ndarray | None:
+        """Values with the variance of recall, centred: (R,); None for R = 0.
+
+        They belong to subsets chosen by index, so those of two sets of M samples can be subtracted. Their
+        `standard_error` is another estimate of `recall_error`.
+        """
+        return self._deviations(1) if self.subset_recalls.size else None
+
+    def _deviations(self, row: int) -> np.ndarray:
+        """Deviations of subset recalls from their mean, scaled for `standard_error`."""
+        recalls = self.subset_recalls[row]
+        return (recalls - recalls.mean()) * np.sqrt(len(recalls) * SHARE / (1 - SHARE))
 
 
 def precision_recall(
@@ -72,23 +86,36 @@ def precision_recall(
     """
     for name, features in (("reference", reference), ("samples", samples)):
         require_points(name, len(features), k)
-    points = _Float16Points if float16 else _Points
-    reference_points = points("reference", torch.from_numpy(reference).to(device))
-    sample_points = points("samples", torch.from_numpy(samples).to(device))
-    reference_radii, sample_radii = _squared_radii(reference_points, k), _squared_radii(sample_points, k)
-    membership, subset_radii = _subsets(sample_points, k, 0 if float16 else _SUBSETS)
-    samples_inside = torch.zeros(len(sample_points), dtype=torch.bool, device=device)
-    reference_inside = torch.zeros(len(reference_points), dtype=torch.bool, device=device)
-    inside_parts = torch.zeros(len(reference_points), membership.shape[1], dtype=torch.bool, device=device)
-    for rows in row_blocks(len(reference_points)):
-        for columns in row_blocks(len(sample_points)):
-            distances = reference_points.squared_distances(rows, sample_points, columns)
+    with computation("fp32", torch.device(device)):
+        points = _Float16Points if float16 else _Points
+        return _precision_recall(
+            points("reference", torch.from_numpy(reference).to(device)),
+            points("samples", torch.from_numpy(samples).to(device)),
+            k,
+            with_subsets=not float16 and len(samples) >= 2 * (k + 1),
+        )
+
+
+def _precision_recall(reference: _Points, samples: _Points, k: int, with_subsets: bool) -> PrecisionRecall:
+    reference_radii = _nearest(reference, k + 1).distances[:, k]
+    neighbours = _nearest(samples, _NEIGHBOURS if with_subsets else k + 1)
+    sample_radii, reach = neighbours.distances[:, k], neighbours.distances[:, -1]
+    samples_inside = torch.zeros_like(sample_radii, dtype=torch.bool)
+    reference_inside = torch.zeros_like(reference_radii, dtype=torch.bool)
+    balls = _Smallest(len(reference), min(_BALLS, len(samples)), reach.device)
+    for rows in row_blocks(len(reference)):
+        for columns in row_blocks(len(samples)):
+            distances = reference.squared_distances(rows, samples, columns)
             samples_inside[columns] |= (distances <= reference_radii[rows, None]).any(dim=0)
             reference_inside[rows] |= (distances <= sample_radii[None, columns]).any(dim=1)
-            if not float16:
-                covered = (distances <= subset_radii[None, columns]).float()
-                inside_parts[rows] |= covered @ membership[columns] > 0
-    return PrecisionRecall(*(x.cpu().numpy() for x in (samples_inside, reference_inside, inside_parts)))
+            if with_subsets:
+                balls.merge(rows, columns, distances, scale=reach[columns])
+    inside = (x.cpu().numpy() for x in (samples_inside, reference_inside))
+    recalls = np.empty((2, 0))
+    if with_subsets:
+        found = (neighbours.columns, neighbours.distances, balls.columns, balls.distances)
+        recalls = subset_recalls(samples.features.cpu().numpy(), *(x.cpu().numpy() for x in found), k)
+    return PrecisionRecall(*inside, recalls)
 
 
 def require_points(name: str, n: int, k: int) -> None:
@@ -142,37 +169,40 @@ class _Float16Points(_Points):
         return distances.clamp_(min=0).float()
 
 
-def _subsets(points: _Points, k: int, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A random partition into P ≤ `most` subsets of at least k + 1 points.
+class _Smallest:
+    """For each of N rows, the n columns with the smallest keys, ascending, and their distances: (N, n) each.
 
-    Returns the membership of each point, (N, P) of 0 and 1, and its squared radius within its subset, (N,).
+    The keys are distances, or distances divided by a scale for each column.
     """
-    count, device = min(most, len(points) // (k + 1)), points.features.device
-    order = torch.from_numpy(next(permutations(len(points)))).to(device)
-    membership = torch.zeros(len(points), count, device=device)
-    radii = torch.empty(len(points), device=device)
-    for subset in range(count):
-        chosen = order[subset::count]
-        membership[chosen, subset] = 1
-        radii[chosen] = _squared_radii(type(points)("samples", points.features[chosen]), k)
-    return membership, radii
+
+    def __init__(self, rows: int, n: int, device: torch.device):
+        self.keys = torch.full((rows, n), torch.inf, device=device)
+        self.columns = torch.zeros(rows, n, dtype=torch.int64, device=device)
+        self.distances = torch.full_like(self.keys, torch.inf)
+
+    def merge(
+        self, rows: slice, columns: slice, distances: torch.Tensor, scale: torch.Tensor | None = None
+    ) -> None:
+        """Take further distances (rows, columns) into account; scale: (columns,), or None for 1."""
+        n = self.keys.shape[1]
+        keys = distances if scale is None else distances / scale.clamp(min=torch.finfo(scale.dtype).tiny)
+        new, indices = keys.topk(min(n, keys.shape[1]), dim=1, largest=False)
+        keys = torch.cat([self.keys[rows], new], dim=1)
+        all_columns = torch.cat([self.columns[rows], columns.start + indices], dim=1)
+        all_distances = torch.cat([self.distances[rows], distances.gather(1, indices)], dim=1)
+        self.keys[rows], order = keys.topk(n, dim=1, largest=False, sorted=True)
+        self.columns[rows] = all_columns.gather(1, order)
+        self.distances[rows] = all_distances.gather(1, order)
 
 
-def _squared_radii(points: _Points, k: int) -> torch.Tensor:
-    """Squared distance of each point to its k-th nearest neighbour, itself not counted: (N,), float32."""
-    nearest = torch.full((len(points), k + 1), torch.inf, device=points.features.device)
+def _nearest(points: _Points, n: int) -> _Smallest:
+    """The n nearest points of each point in its own set, itself included; all of them if there are fewer."""
+    nearest = _Smallest(len(points), min(n, len(points)), points.features.device)
     blocks = list(row_blocks(len(points)))
     for i, rows in enumerate(blocks):
         for columns in blocks[i:]:
             distances = points.squared_distances(rows, points, columns)
-            _keep_nearest(nearest, rows, distances)
+            nearest.merge(rows, columns, distances)
             if columns != rows:
-                _keep_nearest(nearest, columns, distances.T)
-    return nearest[:, k]
-
-
-def _keep_nearest(nearest: torch.Tensor, rows: slice, distances: torch.Tensor) -> None:
-    """Merge the smallest of new distances (rows, M) into `nearest`, which stays sorted."""
-    k = nearest.shape[1]
-    new = distances.topk(min(k, distances.shape[1]), dim=1, largest=False).values
-    nearest[rows] = torch.cat([nearest[rows], new], dim=1).topk(k, dim=1, largest=False, sorted=True).values
+                nearest.merge(columns, rows, distances.T)
+    return nearest

@@ -101,8 +101,7 @@ def class_figures(results: Sequence[Result]) -> dict[str, Figure]:
             draw = _draw_every_class if can_name_all(classes) else _draw_spread
             draw(axes, classes)
             axes.set(ylabel=METRICS[metric].title)
-            for text in figure.legend(loc="outside lower left", borderpad=0).get_texts():
-                text.set_parse_math(False)  # file names may contain $
+            figure.legend(loc="outside lower left", borderpad=0)
             drawn[f"{metric}-classes"] = figure
     return drawn
 

@@ -1,33 +1,33 @@
 """The figures of a report: metrics against guidance and cost, precision against recall.
 
-One colour per model; published points are hollow and grey.
+One colour per model, bars for 95 % intervals; published points are hollow and grey.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import cycle, product
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from dit_eval.results.comparability import GUIDANCE_SCALE, differences_from_published
 from dit_eval.results.metric_names import METRICS
 from dit_eval.results.published import Published, published_gflops, published_results
 from dit_eval.results.result import Result, short_count
-from dit_eval.results.table2 import IMAGE_SIZE, table2
 
 INK = "#161b22"  # text and axes; replaced by the page's text colour in an SVG
 PUBLISHED = "#8b949e"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito: colour-blind safe
 MARKERS = ("o", "^", "s", "D")
-SIZE = (4.4, 3.3)  # inches, about the width of a phone
+SIZE = (4.4, 3.6)  # inches, about the width of a phone
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.grid": True,
@@ -44,60 +44,115 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "dit-eval",
     "text.color": INK,
+    "text.parse_math": False,  # names may contain $
     "xtick.color": INK,
     "ytick.color": INK,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
+class Panel:
+    """What a figure shows: a metric, `cfg` or `gflops` on each axis.
+
+    annotate: with guidance scales; log: points without lines on logarithmic axes.
+    """
+
+    x: str
+    y: str
+    annotate: bool = False
+    log: bool = False
+
+
+FIGURES = {
+    "fid-guidance": Panel(x="cfg", y="fid"),
+    "is-guidance": Panel(x="cfg", y="inception_score"),
+    "precision-recall": Panel(x="recall", y="precision", annotate=True),
+    "fid-gflops": Panel(x="gflops", y="fid", annotate=True, log=True),
+}
+_AXIS_TITLES = {name: metric.title for name, metric in METRICS.items()} | {
+    "cfg": "guidance scale",
+    "gflops": "Gflops (multiply-adds) of a forward pass",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlotPoint:
-    """A measured or published batch. gflops: 1e9 multiply-adds per forward pass."""
+    """A measured or published batch.
+
+    intervals: the ends of the 95 % intervals by metric; gflops: 1e9 multiply-adds per forward pass, None if
+    they are not recorded.
+    """
 
     series: str
     published: bool
     cfg: float
     metrics: Mapping[str, float]
-    gflops: float
+    intervals: Mapping[str, Mapping[str, float]]
+    gflops: float | None
 
-    def value(self, name: str) -> float:
-        """A metric, `cfg` or `gflops`."""
-        return self.metrics[name] if name in METRICS else getattr(self, name)
+    def value(self, name: str) -> float | None:
+        """A metric, `cfg` or `gflops`; None if it is not known."""
+        return self.metrics.get(name) if name in METRICS else getattr(self, name)
+
+    def error(self, name: str) -> tuple[float, float]:
+        """Distances from a value to the lower and the upper end of its interval, 0 if it has none."""
+        ends = self.intervals.get(name)
+        if ends is None:
+            return 0.0, 0.0
+        return max(self.metrics[name] - ends["low"], 0.0), max(ends["high"] - self.metrics[name], 0.0)
 
 
 def figures(results: Sequence[Result]) -> dict[str, Figure]:
-    """The figures for which there are at least two points, by name.
+    """The figures that have at least two points, and against cost two different costs, by name.
 
-    Results without a plan (samples not made by `dit-eval sample`) are in none of them. Published points are
-    included if a result is comparable with them; against cost they always are. Raises ResultError for results
-    of different protocols.
+    results: those of one table. Those without a plan (samples not made by `dit-eval sample`) are in no
+    figure. Published points are included if the results can be compared with them.
     """
     drawn = {}
     with matplotlib.rc_context(STYLE):
-        for name in FIGURES:
+        for name, panel in FIGURES.items():
             figure = Figure(figsize=SIZE, layout="constrained")
             axes = figure.add_subplot()
-            if draw_figure(name, axes, results):
+            points = draw_figure(name, axes, results)
+            if len({point.gflops for point in points} if panel.log else points) > 1:
                 axes.legend()
                 drawn[name] = figure
     return drawn
 
 
-def draw_figure(name: str, axes: Axes, results: Sequence[Result]) -> bool:
-    """Draw one of FIGURES, without a legend; False if the results do not suffice. Raises as `figures`."""
+def draw_figure(name: str, axes: Axes, results: Sequence[Result]) -> list[PlotPoint]:
+    """Draw one of FIGURES, without a legend, and return its points; none without a measured one."""
     panel = FIGURES[name]
-    measured = [_measured_point(result) for result in results if "plan" in result.samples]
-    comparable = bool(table2(results).comparable)
-    published = [
-        _published_point(row)
-        for row in published_results().values()
-        if row.model and (panel.always_published or (comparable and row.image_size == IMAGE_SIZE))
-    ]
-    points = [point for point in (*published, *measured) if panel.metrics <= point.metrics.keys()]
-    if len(points) < 2 or all(point.published for point in points):
-        return False
-    panel.draw(axes, points)
+    measured = _with_values(
+        [_measured_point(result) for result in results if "plan" in result.samples], panel
+    )
+    if not measured:
+        return []
+    published = _with_values([_published_point(row) for row in _comparable_rows(results[0])], panel)
+    points = [*published, *measured]
+    for series, style in _series(points):
+        _draw_series(axes, series, panel, style)
+    axes.set(xlabel=_AXIS_TITLES[panel.x], ylabel=_AXIS_TITLES[panel.y])
+    if panel.log:
+        _set_log_scales(axes)
+    else:
+        axes.locator_params(nbins=6)
     axes.margins(0.12)
-    return True
+    return points
+
+
+def _with_values(points: Sequence[PlotPoint], panel: Panel) -> list[PlotPoint]:
+    """The points whose values on both axes are known."""
+    return [point for point in points if None not in (point.value(panel.x), point.value(panel.y))]
+
+
+def _comparable_rows(result: Result) -> list[Published]:
+    """The published rows with which the result can be compared at equal guidance."""
+    return [
+        row
+        for row in published_results().values()
+        if row.model and not differences_from_published(result, row, GUIDANCE_SCALE)
+    ]
 
 
 def svg(figure: Figure) -> str:
@@ -111,45 +166,37 @@ def svg(figure: Figure) -> str:
     return re.sub(r' id="[a-z0-9.]+_\d+"', "", element)
 
 
-def _against_guidance(metric: str, axes: Axes, points: Sequence[PlotPoint]) -> None:
-    _plot(axes, points, "cfg", metric)
-    axes.set(xlabel="guidance scale", ylabel=METRICS[metric].title)
+def _draw_series(axes: Axes, points: Sequence[PlotPoint], panel: Panel, style: dict[str, Any]) -> None:
+    """A line with error bars; guidance scales right of measured points and left of published ones."""
+    if panel.log:
+        style |= {"linestyle": "none"}
+    positions = [(point.value(panel.x), point.value(panel.y)) for point in points]
+    errors = {
+        f"{axis}err": np.transpose([point.error(name) for point in points])
+        for axis, name in (("x", panel.x), ("y", panel.y))
+        if any(name in point.intervals for point in points)
+    }
+    axes.errorbar(*zip(*positions, strict=True), **errors, elinewidth=0.8, **style)
+    for point, position in zip(points, positions, strict=True) if panel.annotate else ():
+        axes.annotate(
+            f"{point.cfg:g}",
+            position,
+            xytext=(-5, -3) if point.published else (5, 1),
+            textcoords="offset points",
+            fontsize=7,
+            color=PUBLISHED if point.published else INK,
+            horizontalalignment="right" if point.published else "left",
+        )
 
 
-def _precision_against_recall(axes: Axes, points: Sequence[PlotPoint]) -> None:
-    _plot(axes, points, "recall", "precision", annotate=True)
-    axes.set(xlabel=METRICS["recall"].title, ylabel=METRICS["precision"].title)
-    axes.locator_params(nbins=6)
-
-
-def _fid_against_cost(axes: Axes, points: Sequence[PlotPoint]) -> None:
-    _plot(axes, points, "gflops", "fid", annotate=True, linestyle="none")
-    axes.set(xscale="log", yscale="log", ylabel=METRICS["fid"].title)
-    axes.set(xlabel="Gflops (multiply-adds) of a forward pass")
+def _set_log_scales(axes: Axes) -> None:
+    """Logarithmic axes with plain numbers."""
+    axes.set(xscale="log", yscale="log")
     for axis in (axes.xaxis, axes.yaxis):
         low, high = axis.get_data_interval()
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
-
-
-def _plot(
-    axes: Axes, points: Sequence[PlotPoint], x: str, y: str, annotate: bool = False, **overrides: Any
-) -> None:
-    """A line per series; annotate: with guidance scales, right of measured and left of published points."""
-    for series, style in _series(points):
-        positions = [(point.value(x), point.value(y)) for point in series]
-        axes.plot(*zip(*positions, strict=True), **style | overrides)
-        for point, position in zip(series, positions, strict=True) if annotate else ():
-            axes.annotate(
-                f"{point.cfg:g}",
-                position,
-                xytext=(-5, -3) if point.published else (5, 1),
-                textcoords="offset points",
-                fontsize=7,
-                color=PUBLISHED if point.published else INK,
-                horizontalalignment="right" if point.published else "left",
-            )
 
 
 def _series(points: Sequence[PlotPoint]) -> Iterator[tuple[list[PlotPoint], dict[str, Any]]]:
@@ -171,33 +218,15 @@ def style_cycle() -> Iterator[dict[str, Any]]:
         yield {"color": color, "marker": marker}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """How to draw a figure, the metrics it needs, and whether published points are always included."""
-
-    draw: Callable[[Axes, Sequence[PlotPoint]], None]
-    metrics: frozenset[str]
-    always_published: bool = False
-
-
-FIGURES = {
-    "fid-guidance": Panel(draw=partial(_against_guidance, "fid"), metrics=frozenset({"fid"})),
-    "is-guidance": Panel(
-        draw=partial(_against_guidance, "inception_score"), metrics=frozenset({"inception_score"})
-    ),
-    "precision-recall": Panel(draw=_precision_against_recall, metrics=frozenset({"precision", "recall"})),
-    "fid-gflops": Panel(draw=_fid_against_cost, metrics=frozenset({"fid"}), always_published=True),
-}
-
-
 def _measured_point(result: Result) -> PlotPoint:
-    plan = result.samples["plan"]
+    plan, macs = result.samples["plan"], result.samples.get("macs")
     return PlotPoint(
         series=f"{plan['model']}, {short_count(result.samples['n'])} images",
         published=False,
         cfg=plan["cfg"],
         metrics=result.metrics,
-        gflops=result.samples["macs"] / 1e9,
+        intervals=result.intervals,
+        gflops=None if macs is None else macs / 1e9,
     )
 
 
@@ -210,5 +239,6 @@ def _published_point(row: Published) -> PlotPoint:
         published=True,
         cfg=row.cfg,
         metrics=row.metrics,
+        intervals={},
         gflops=float(gflops),
     )

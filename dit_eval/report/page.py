@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -14,13 +15,13 @@ from dit_eval.report.figures import figures, svg
 from dit_eval.report.pictures import Sheet, draw_sheet
 from dit_eval.results.metric_names import HEADLINE, METRICS
 from dit_eval.results.result import Result, short_count
-from dit_eval.results.table2 import table2
+from dit_eval.results.table2 import ComparableTable, table2
 
 CAPTIONS = {
     "fid-guidance": "FID against guidance scale; lower is better.",
     "is-guidance": "Inception score against guidance scale; higher is better.",
     "precision-recall": "Precision against recall; labels are guidance scales.",
-    "fid-gflops": "FID against the cost of a forward pass, with published results (ImageNet, FID-50K).",
+    "fid-gflops": "FID against the cost of a forward pass; labels are guidance scales.",
 }
 
 CLASS_CAPTIONS = {
@@ -30,16 +31,15 @@ CLASS_CAPTIONS = {
 
 
 def write_report(path: Path, results: Sequence[Result], *, title: str = "dit-eval report") -> None:
-    """Write an HTML report of results measured with one protocol.
+    """Write an HTML report of results.
 
-    Contents: table, figures, precision and recall by class, samples by class next to reference images,
-    provenance. Images are read from the files that the results name, and left out if these do not exist.
-    Raises ResultError for no results, results of different protocols or a path that cannot be written, and
-    BatchError for a damaged file of images.
+    Contents, for each group of results that can be compared: table, figures, precision and recall by class,
+    samples by class next to reference images; then the provenance of all. Images are read from the files that
+    the results name, and left out if these do not exist. Raises ResultError for no results or a path that
+    cannot be written, and BatchError for a damaged file of images.
     """
     if not results:
         raise ResultError("a report needs at least one result; `dit-eval fid … --json FILE` writes one.")
-    table = table2(results)
     environment = Environment(
         loader=PackageLoader("dit_eval.report", "."),
         autoescape=True,
@@ -48,19 +48,25 @@ def write_report(path: Path, results: Sequence[Result], *, title: str = "dit-eva
         lstrip_blocks=True,
     )
     environment.filters["count"] = short_count
-    paper = table.paper if table.comparable else ()
     page = environment.get_template("page.html").render(
         title=title,
-        table=table,
-        groups=[rows for rows in (paper, table.comparable, table.others) if rows],
         columns={name: METRICS[name].column_title for name in HEADLINE},
-        figures={CAPTIONS[name]: svg(figure) for name, figure in figures(results).items()},
-        classes=list(_class_panels(results)),
-        sheets=list(_sheets(results)),
-        results=[(result.name, dict(_metrics(result)), dict(_metadata(result))) for result in results],
+        sections=[_section(table) for table in table2(results).tables],
+        results=[(result.name, list(_metrics(result)), dict(_metadata(result))) for result in results],
         warnings=list(dict.fromkeys(warning for result in results for warning in result.warnings)),
     )
     write_text(path, page)
+
+
+def _section(table: ComparableTable) -> dict[str, Any]:
+    """A table with everything that shows its results."""
+    drawn = figures(table.results)
+    return {
+        "table": table,
+        "figures": {CAPTIONS[name]: svg(figure) for name, figure in drawn.items()},
+        "classes": list(_class_panels(table.results)),
+        "sheets": list(_sheets(table.results)),
+    }
 
 
 def _class_panels(results: Sequence[Result]) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
@@ -85,14 +91,20 @@ def _sheets(results: Sequence[Result]) -> Iterator[Sheet]:
         yield reference
 
 
-def _metrics(result: Result) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Title → value and what it was measured against, or why it is missing."""
+def _metrics(result: Result) -> Iterator[tuple[str, str, str]]:
+    """Title, value with its interval, and what it was measured against or why it is missing."""
     for name, metric in METRICS.items():
         title = f"{METRICS[metric.parent].label}, {metric.label}" if metric.parent else metric.title
         if name in result.metrics:
-            yield title, (f"{result.metrics[name]:.{metric.digits}f}", result.measured_against[name])
+            yield title, _value(result, name), result.measured_against[name]
         elif name in result.missing:
-            yield title, ("absent", result.missing[name])
+            yield title, "absent", result.missing[name]
+
+
+def _value(result: Result, name: str) -> str:
+    digits, ends = METRICS[name].digits, result.intervals.get(name)
+    interval = f" ± {(ends['high'] - ends['low']) / 2:.{digits}f}" if ends else ""
+    return f"{result.metrics[name]:z.{digits}f}{interval}"
 
 
 def _metadata(result: Result) -> Iterator[tuple[str, str]]:

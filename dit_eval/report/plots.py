@@ -11,15 +11,21 @@ from dit_eval.errors import ResultError
 from dit_eval.io.files import atomic_file
 from dit_eval.report.classes import class_figures
 from dit_eval.report.figures import figures
+from dit_eval.results.comparability import comparable_groups
 from dit_eval.results.result import Result
 
 
 def save_figures(folder: Path, results: Sequence[Result]) -> list[Path]:
     """Write every figure to `folder` as NAME.png and return the paths.
 
-    Raises ResultError if there is nothing to draw, or if the folder cannot be written.
+    Results that cannot be compared are in different figures: NAME.png, NAME-2.png and so on. Raises
+    ResultError if there is nothing to draw, or if the folder cannot be written.
     """
-    drawn = figures(results) | class_figures(results)
+    drawn = {
+        f"{name}-{number}" if number > 1 else name: figure
+        for number, group in enumerate(comparable_groups(results), 1)
+        for name, figure in (figures(group) | class_figures(group)).items()
+    }
     if not drawn:
         raise ResultError(
             "none of these results records its model and guidance scale, or has labels. Plot results of "

@@ -14,6 +14,7 @@ from dit_eval.errors import ResultError, UsageError
 from dit_eval.report.figures import INK, STYLE, draw_figure
 from dit_eval.report.plots import save_figure
 from dit_eval.results.result import Result
+from dit_eval.results.table2 import table2
 
 if TYPE_CHECKING:
     from dit_eval.cost.table import FlopRow
@@ -22,28 +23,29 @@ if TYPE_CHECKING:
 def plot_scaling(out: Path, rows: Sequence[FlopRow], results: Sequence[Result] = ()) -> Path:
     """Write Gflops against parameters and, given results, FID against Gflops to `out` (.png or .svg).
 
-    rows: the costs of the twelve models at one image size; results: of one protocol, with samples made by
-    `dit-eval sample`, which records their cost. Returns `out`. Raises UsageError for another suffix, and
-    ResultError for results without cost or FID or if `out` cannot be written.
+    rows: the costs of the twelve models at one image size; results: with samples made by `dit-eval sample`,
+    which records their cost; those that cannot be compared are in different panels. Returns `out`. Raises
+    UsageError for another suffix, and ResultError for results without cost or FID or if `out` cannot be
+    written.
     """
     if out.suffix not in (".png", ".svg"):
         raise UsageError(f"{out}: plots are written as .png or .svg.")
     for result in results:
         _require_cost(result)
-    panels = 2 if results else 1
+    tables = table2(results).tables
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2 * panels, 4.2), layout="constrained")
-        axes = figure.subplots(1, panels, squeeze=False)[0]
-        _cost_against_parameters(axes[0], rows)
-        if results:
-            draw_figure("fid-gflops", axes[1], results)
-            axes[1].set_title("Quality against cost", loc="left")
-            figure.legend(loc="outside right upper")
+        figure = Figure(figsize=(5.2 * (1 + len(tables)), 4.2), layout="constrained")
+        first, *others = figure.subplots(1, 1 + len(tables), squeeze=False)[0]
+        _cost_against_parameters(first, rows)
+        for axes, table in zip(others, tables, strict=True):
+            draw_figure("fid-gflops", axes, table.results)
+            axes.set_title(f"Quality against cost\n{table.subject}", loc="left")
+            axes.legend()
         return save_figure(out, figure)
 
 
 def _require_cost(result: Result) -> None:
-    if "plan" not in result.samples or "fid" not in result.metrics:
+    if not {"plan", "macs"} <= result.samples.keys() or "fid" not in result.metrics:
         raise ResultError(
             f"the result of {result.samples['path']} does not record its model, or has no FID. Plot results "
             "of batches made by `dit-eval sample`, with the JSON file that it writes next to them."

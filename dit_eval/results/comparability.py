@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from dit_eval.sampling.options import OPTIONS
 # Fields of a plan that may differ between two results, and those that only identify a result
 _SUBJECT = {"sampler", "steps", "precision"}.union(*OPTIONS.values())
 _IDENTITY = {"model", "weights", "num", "seed", "batch_size", "compile", "device"}
+GUIDANCE_SCALE = ("plan.cfg",)  # differs within a curve
 
 Section = Mapping[str, Any]
 
@@ -46,7 +47,7 @@ def result_fingerprint(protocol: Section, samples: Section, reference: Section) 
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def differences(result: Result, baseline: Result) -> list[str]:
+def differences(result: Result, baseline: Result, ignored: Collection[str] = ()) -> list[str]:
     """Fields that should agree and do not: `field (value there, value here)`; there is the baseline."""
     result_fields = meaning(result.protocol, result.samples, result.reference)
     baseline_fields = meaning(baseline.protocol, baseline.samples, baseline.reference)
@@ -54,8 +55,21 @@ def differences(result: Result, baseline: Result) -> list[str]:
     return [
         f"{key} ({_show(baseline_fields, key)} there, {_show(result_fields, key)} here)"
         for key in [*baseline_fields, *(key for key in result_fields if key not in baseline_fields)]
-        if key not in subject and result_fields.get(key) != baseline_fields.get(key)
+        if key not in subject and key not in ignored and result_fields.get(key) != baseline_fields.get(key)
     ]
+
+
+def comparable_groups(results: Iterable[Result]) -> list[list[Result]]:
+    """The results in groups that can share an axis or a table, whatever their guidance scales."""
+    groups: list[list[Result]] = []
+    for result in results:
+        for group in groups:
+            if not differences(result, group[0], GUIDANCE_SCALE):
+                group.append(result)
+                break
+        else:
+            groups.append([result])
+    return groups
 
 
 def differences_from_papers(result: Result, image_size: int, num: int) -> dict[str, tuple[Any, Any]]:
@@ -69,17 +83,20 @@ def differences_from_papers(result: Result, image_size: int, num: int) -> dict[s
         "samples.size": (list(result.samples["size"]), [image_size, image_size]),
         "samples.n": (result.samples["n"], num),
     }
+    if plan := result.samples.get("plan"):
+        found["plan.cfg_channels"] = plan.get("cfg_channels", "unrecorded"), "3"
     return {key: values for key, values in found.items() if values[0] != values[1]}
 
 
-def differences_from_published(result: Result, row: Published) -> list[str]:
+def differences_from_published(result: Result, row: Published, ignored: Collection[str] = ()) -> list[str]:
     """The same as `differences` for a row of a paper, of which less is known."""
     found = differences_from_papers(result, row.image_size, row.num)
     plan = result.samples.get("plan")
-    if plan and row.cfg is not None:
-        asked = {"cfg": row.cfg, "cfg_channels": "3"}
-        found |= {f"plan.{key}": (plan[key], there) for key, there in asked.items() if plan[key] != there}
-    return [f"{key} ({there} there, {here} here)" for key, (here, there) in found.items()]
+    if plan and row.cfg not in (None, plan["cfg"]):
+        found["plan.cfg"] = plan["cfg"], row.cfg
+    return [
+        f"{key} ({there} there, {here} here)" for key, (here, there) in found.items() if key not in ignored
+    ]
 
 
 def require_comparable(different: list[str], result: str, baseline: str) -> None:

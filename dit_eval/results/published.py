@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from typing import Any
+from pathlib import Path
 
 from dit_eval.io.assets import folder
+from dit_eval.io.records import make_record, read_toml
 
 _ARCHITECTURE = re.compile(r"(dit|sit)-(xl|s|b|l)[-/]([248])(?!\d)", re.IGNORECASE)
 
@@ -34,19 +34,31 @@ class Published:
     note: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PublishedCost:
+    """The cost of a forward pass, in 1e9 multiply-adds, with the printed digits."""
+
+    model: str
+    gflops: Decimal | int
+    source: str
+    block: str = "adaln-zero"
+    image_size: int = 256
+
+
 @cache
 def published_results() -> Mapping[str, Published]:
-    """All rows by registered name."""
-    return {name: Published(**entry) for name, entry in _read(float)["results"].items()}
+    """All rows by registered name. Raises AssetError, naming the entry, for unknown or missing keys."""
+    path = _path()
+    rows = read_toml(path).get("results", {})
+    return {name: make_record(Published, path, f"results.{name}", values) for name, values in rows.items()}
 
 
 def published_gflops() -> dict[tuple[str, str, int], Decimal]:
-    """The papers' "Gflops" by model, block and image size, with the printed digits."""
-    figures = {}
-    for entry in _read(Decimal)["gflops"]:
-        key = entry["model"], entry.get("block", "adaln-zero"), entry.get("image_size", 256)
-        figures[key] = Decimal(entry["gflops"])
-    return figures
+    """The papers' "Gflops" by model, block and image size. Raises AssetError as `published_results`."""
+    path = _path()
+    rows = read_toml(path, Decimal).get("gflops", [])
+    costs = [make_record(PublishedCost, path, f"gflops {row}", values) for row, values in enumerate(rows)]
+    return {(cost.model, cost.block, cost.image_size): Decimal(cost.gflops) for cost in costs}
 
 
 def architecture(model: str) -> str | None:
@@ -58,6 +70,5 @@ def architecture(model: str) -> str | None:
     return f"{'DiT' if family.lower() == 'dit' else 'SiT'}-{size.upper()}/{patch}"
 
 
-def _read(parse_float: type[float] | type[Decimal]) -> dict[str, Any]:
-    path = folder("reference_stats") / "published.toml"
-    return tomllib.loads(path.read_text("utf-8"), parse_float=parse_float)
+def _path() -> Path:
+    return folder("reference_stats") / "published.toml"

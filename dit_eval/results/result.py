@@ -23,14 +23,10 @@ from dit_eval.report.terminal import render_text
 from dit_eval.results.influence import decode_influence, encode_influence
 from dit_eval.results.metric_names import METRICS, MetricName
 from dit_eval.results.protocol_record import upgraded_protocol
+from dit_eval.results.result_schema import require_schema
 
 SCHEMA = 1
 
-_REQUIRED = {  # keys every result must contain
-    "protocol": ("name", "fingerprint", "weights"),
-    "samples": ("path", "n", "size"),
-    "reference": ("path",),
-}
 _RENAMED = {"against": "measured_against", "absent": "missing"}  # keys of results that 0.1.0 wrote
 
 
@@ -87,7 +83,7 @@ class Result:
                 result = cls(**sections)
                 _validate(result)
                 return result
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise ResultError("not a result of dit-eval; expected the JSON that `--json` writes.") from None
         raise ResultError(f"a result of schema {schema}; this version reads schema {SCHEMA}.")
 
@@ -106,10 +102,11 @@ class Result:
         """The metrics as a table with the warnings below it, for notebooks."""
         caption = f"{self.name}: {self.samples['n']:,} images, protocol {self.protocol['name']}"
         caption += f" {self.protocol['fingerprint']}"
-        rows = [self._headings(), *([metric.title, *cells] for metric, cells in self._rows())]
+        head = "".join(f"<th>{heading}</th>" for heading in self._headings())
+        rows = ([metric.title, *cells] for metric, cells in self._rows())
         body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
         warnings = "".join(f"<p>Warning: {escape(warning)}</p>" for warning in self.warnings)
-        return f"<table><caption>{escape(caption)}</caption>{body}</table>{warnings}"
+        return f"<table><caption>{escape(caption)}</caption><tr>{head}</tr>{body}</table>{warnings}"
 
     def table(self, width: int = 80) -> str:
         """The result for a terminal of `width` columns."""
@@ -177,29 +174,18 @@ def read_result(path: Path) -> Result:
 
 def _validate(result: Result) -> None:
     """Raise ResultError for a number that is not finite, TypeError, KeyError or ValueError otherwise."""
-    for section, keys in _REQUIRED.items():
-        _ = [getattr(result, section)[key] for key in keys]
-    for section in ("protocol", "samples", "reference", "environment", "intervals", "classes"):
-        if not isinstance(getattr(result, section), dict):
-            raise TypeError(section)
     for name, value in result.metrics.items():
         _require_finite(name, value)
     for name, ends in result.intervals.items():
         for key in ("se", "low", "high"):
             _require_finite(f"{key} of the interval of {name}", ends[key])
-    texts = [*result.measured_against.values(), *result.missing.values(), *result.warnings]
-    n, (height, width) = result.samples["n"], result.samples["size"]
-    if not all(isinstance(text, str) for text in texts) or min(n, height, width) < 1:
-        raise ValueError
-    for shares in result.classes.values():
-        if len({len(shares[key]) for key in ("label", "n", "inside")}) != 1:
-            raise ValueError
+    if not all(isinstance(warning, str) for warning in result.warnings):
+        raise TypeError("warnings")
+    require_schema(vars(result))
 
 
 def _require_finite(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(name)
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ResultError(f"{name} is {value}; every number of a result must be finite. Evaluate again.")
 
 

@@ -1,20 +1,22 @@
 """Table 2 of the DiT paper with further rows.
 
-A result is listed with the paper's rows if it measures the same thing: protocol, weights of the network,
-reference, size and number of images. Others are listed separately, with the reasons.
+Results share a table with the paper's rows, or with each other, only if `check` would compare them at equal
+guidance. All others are in tables of their own, with the reasons.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from dit_eval.errors import ResultError
-from dit_eval.report.terminal import render_text
-from dit_eval.results.comparability import differences_from_papers
+from dit_eval.report.terminal import dense_table, render_text
+from dit_eval.results.comparability import (
+    GUIDANCE_SCALE,
+    comparable_groups,
+    differences,
+    differences_from_papers,
+)
 from dit_eval.results.metric_names import HEADLINE, METRICS
 from dit_eval.results.published import Published, architecture, published_results
 from dit_eval.results.result import Result, short_count
@@ -28,28 +30,37 @@ _REASONS = {  # field that differs from the papers → reason
     "reference": "measured against {result}, not {paper}",
     "samples.size": "images of {result[0]}×{result[1]}, not {paper[0]}×{paper[1]}",
     "samples.n": "{result:,} images, not {paper:,}",
+    "plan.cfg_channels": "guidance on {result} channels, not {paper}",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table.
+    """One line of a table.
 
-    n: number of images; paper: the paper's row of the same model and guidance; reasons: why the result is not
-    comparable with the paper's rows.
+    n: number of images; half_widths: of the 95 % intervals; paper: the paper's row of the same model and
+    guidance.
     """
 
     name: str
     n: int
     metrics: Mapping[str, float]
+    half_widths: Mapping[str, float]
     paper: Published | None = None
-    reasons: tuple[str, ...] = ()
 
     def cells(self) -> dict[str, str]:
         """Every headline metric as printed, by name; a dash if it is missing."""
         return {
-            name: f"{self.metrics[name]:.{METRICS[name].column_digits}f}" if name in self.metrics else "–"
+            name: f"{self.metrics[name]:z.{METRICS[name].column_digits}f}" if name in self.metrics else "–"
             for name in HEADLINE
+        }
+
+    def intervals(self) -> dict[str, str]:
+        """Half of the 95 % interval, for the metrics that have one."""
+        return {
+            name: _nonzero(self.half_widths[name], METRICS[name].column_digits)
+            for name in HEADLINE
+            if name in self.half_widths
         }
 
     def differences(self) -> dict[str, str]:
@@ -63,71 +74,68 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table2:
-    """The paper's rows, the results comparable with them, and the others; protocol: of all results."""
+class ComparableTable:
+    """Results that can be compared with each other and, where there are any, with the paper's rows.
 
-    paper: tuple[Row, ...]
-    comparable: tuple[Row, ...]
-    others: tuple[Row, ...]
-    protocol: str
+    subject: what they measure; notes: sentences on how, and what they cannot be compared with.
+    """
+
+    subject: str
+    paper: tuple[Row, ...] = ()
+    rows: tuple[Row, ...] = ()
+    results: tuple[Result, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
-        """The paper's title if a result is comparable with it or if there is none, else the protocol."""
-        if self.comparable or not self.others:
-            return TITLE
-        return f"Measured with protocol {self.protocol.split()[0]}"
+        """The paper's title or the subject."""
+        return TITLE if self.paper else self.subject
 
-    def reasons(self) -> list[str]:
-        """A sentence for each set of reasons, with the rows that are not comparable because of it."""
-        names: dict[tuple[str, ...], list[str]] = {}
-        for row in self.others:
-            names.setdefault(row.reasons, []).append(row.name)
-        return [
-            f"Not comparable with the paper's rows: {', '.join(rows)} ({'; '.join(reasons)})."
-            for reasons, rows in names.items()
-        ]
-
-    def text(self, width: int = 80, paper: bool = True) -> str:
-        """The table for a terminal; paper: with the paper's rows even if no result is comparable."""
-        with_paper = paper or bool(self.comparable)
-        table = Table(title=TITLE if with_paper else self.title, title_justify="left", box=SIMPLE_HEAD)
+    def text(self, width: int = 80) -> str:
+        """The table for a terminal."""
+        table = dense_table()
+        table.title, table.title_justify = self.title, "left"
         table.add_column("model", overflow="fold")
         for heading in ("n", *(METRICS[name].column_title for name in HEADLINE)):
             table.add_column(heading, justify="right", no_wrap=True)
-        for rows in (self.paper if with_paper else (), self.comparable, self.others):
+        for rows in (self.paper, self.rows):
             for row in rows:
                 table.add_row(row.name, short_count(row.n), *row.cells().values())
-                if differences := row.differences():
-                    cells = (differences.get(name, "") for name in HEADLINE)
-                    table.add_row("  minus the paper's", "", *cells)
+                for label, cells in (("± 95 %", row.intervals()), ("minus the paper's", row.differences())):
+                    if cells:
+                        table.add_row(f"  {label}", "", *(cells.get(name, "") for name in HEADLINE))
             table.add_section()
-        legend = [f"Results measured with protocol {self.protocol}; n: number of images."]
-        return render_text(table, *(legend if self.protocol else ()), *self.reasons(), width=width)
+        return render_text(table, *self.notes, width=width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table2:
+    """The tables of all results, those with the paper's rows first."""
+
+    tables: tuple[ComparableTable, ...]
+
+    def text(self, width: int = 80, paper: bool = True) -> str:
+        """The tables for a terminal; paper: with the paper's rows even if no result is comparable."""
+        tables = self.tables
+        if paper and not any(table.paper for table in tables):
+            tables = (ComparableTable(subject="", paper=paper_rows()), *tables)
+        return "\n\n".join(table.text(width) for table in tables)
 
 
 def table2(results: Sequence[Result]) -> Table2:
-    """The table with these results. Raises ResultError if they were measured with different protocols."""
-    paths: dict[str, str] = {}
-    for result in results:
-        protocol = f"{result.protocol['name']} {result.protocol['fingerprint']}"
-        paths.setdefault(protocol, result.samples["path"])
-    if len(paths) > 1:
-        measured = " and ".join(f"{path} with protocol {protocol}" for protocol, path in paths.items())
-        raise ResultError(
-            f"a table holds results of a single protocol, but {measured} were given. Leave one out, or "
-            "evaluate it again."
-        )
-    rows = [_row(result) for result in results]
-    return Table2(
-        paper=tuple(
-            Row(name=row.label, n=row.num, metrics=row.metrics)
-            for row in published_results().values()
-            if row.source.endswith("table 2")
-        ),
-        comparable=tuple(row for row in rows if not row.reasons),
-        others=tuple(row for row in rows if row.reasons),
-        protocol=next(iter(paths), ""),
+    """The results in as few tables as comparability allows."""
+    tables: list[ComparableTable] = []
+    for group in comparable_groups(results):
+        tables.append(_table(group, tables))
+    return Table2(tables=tuple(sorted(tables, key=lambda table: not table.paper)))
+
+
+def paper_rows() -> tuple[Row, ...]:
+    """The rows of the paper's table 2."""
+    return tuple(
+        Row(name=row.label, n=row.num, metrics=row.metrics, half_widths={})
+        for row in published_results().values()
+        if row.source.endswith("table 2")
     )
 
 
@@ -143,10 +151,49 @@ def paper_row(result: Result) -> Published | None:
     return None
 
 
-def _row(result: Result) -> Row:
-    reasons = tuple(
-        _REASONS[field].format(result=value, paper=paper_value)
-        for field, (value, paper_value) in differences_from_papers(result, IMAGE_SIZE, NUM).items()
+def _table(results: Sequence[Result], others: Sequence[ComparableTable]) -> ComparableTable:
+    """The table of comparable results; others: tables of results that are not comparable with them."""
+    first = results[0]
+    size, reference = "×".join(map(str, first.samples["size"])), Path(first.reference["path"]).name
+    protocol = first.protocol["name"]
+    subject = f"{first.samples['n']:,} images of {size} against {reference}, protocol {protocol}"
+    notes = [
+        f"Measured with protocol {protocol} {first.protocol['fingerprint']}; n: number of images; "
+        "±: half of the 95 % confidence interval."
+    ]
+    reasons = dict.fromkeys(reason for result in results for reason in _reasons(result))
+    if reasons:
+        notes.append(f"Not comparable with table 2 of the DiT paper: {'; '.join(reasons)}.")
+    for other in others:
+        if other.subject == subject:
+            different = differences(first, other.results[0], GUIDANCE_SCALE)
+            notes.append(f"Not comparable with {other.results[0].name}: {'; '.join(different)}.")
+    return ComparableTable(
+        subject=subject,
+        paper=() if reasons else paper_rows(),
+        rows=tuple(_row(result, None if reasons else paper_row(result)) for result in results),
+        results=tuple(results),
+        notes=tuple(notes),
     )
-    paper = None if reasons else paper_row(result)
-    return Row(name=result.name, n=result.samples["n"], metrics=result.metrics, paper=paper, reasons=reasons)
+
+
+def _reasons(result: Result) -> list[str]:
+    """Why the result is not comparable with the paper's rows."""
+    found = differences_from_papers(result, IMAGE_SIZE, NUM)
+    return [_REASONS[field].format(result=value, paper=paper) for field, (value, paper) in found.items()]
+
+
+def _row(result: Result, paper: Published | None) -> Row:
+    return Row(
+        name=result.name,
+        n=result.samples["n"],
+        metrics=result.metrics,
+        half_widths={name: (ends["high"] - ends["low"]) / 2 for name, ends in result.intervals.items()},
+        paper=paper,
+    )
+
+
+def _nonzero(value: float, digits: int) -> str:
+    """The value with `digits` after the point, or its first digit if these are all 0."""
+    text = f"{value:.{digits}f}"
+    return text if float(text) or not value else f"{value:.1g}"

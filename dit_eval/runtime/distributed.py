@@ -7,6 +7,7 @@ rank 0 and goes on; it waits for other ranks only before it reads what they have
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,31 +32,61 @@ class Rank:
 
     @classmethod
     def from_environment(cls) -> Rank:
-        """The rank that torchrun has set, or that of a single process."""
-        defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
-        return cls(*(int(os.environ.get(name, default)) for name, default in defaults.items()))
+        """The rank that torchrun has set, or that of a single process.
+
+        Raises UsageError for variables that contradict each other or are not numbers.
+        """
+        defaults = {"RANK": "", "WORLD_SIZE": "", "LOCAL_RANK": "0"}
+        found = {name: os.environ[name] for name in defaults if os.environ.get(name)}
+        if "RANK" not in found and "WORLD_SIZE" not in found:
+            defaults |= {"RANK": "0", "WORLD_SIZE": "1"}
+        values = (defaults | found).values()
+        if all(value.isdecimal() for value in values):
+            rank = cls(*map(int, values))
+            if rank.index < rank.count:
+                return rank
+        variables = ", ".join(f"{name}={value}" for name, value in found.items())
+        raise UsageError(
+            f"the environment has {variables}; expected both RANK and WORLD_SIZE, numbers with 0 ≤ RANK < "
+            "WORLD_SIZE, and perhaps LOCAL_RANK. Start the processes with torchrun, which sets all three, or "
+            "unset them to run a single process."
+        )
 
     def share(self, n: int) -> tuple[int, int]:
         """This rank's half-open range of 0…n; the ranges are contiguous and in rank order."""
         return n * self.index // self.count, n * (self.index + 1) // self.count
 
-    def device(self, name: str) -> torch.device:
-        """The device for "auto", "cpu" or "cuda". Raises UsageError for "cuda" without a CUDA device."""
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cuda":
-            if not torch.cuda.is_available():
-                raise UsageError("--device cuda: torch finds no CUDA device. Use --device cpu.")
-            return torch.device("cuda", self.local % torch.cuda.device_count())
-        return torch.device(name)
+    def device(self, device: str | torch.device) -> torch.device:
+        """The device for "auto", "cpu", "cuda" or "cuda:N". Raises UsageError if there is no such device."""
+        name = str(device)
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if name == "cpu" or (name == "auto" and count == 0):
+            return torch.device("cpu")
+        if name in ("auto", "cuda") and count:
+            return torch.device("cuda", self.local % count)
+        numbered = re.fullmatch(r"cuda:(\d+)", name)
+        if numbered and int(numbered[1]) < count:
+            return torch.device(name)
+        if numbered or name == "cuda":
+            found = f"torch finds {count} CUDA devices"
+            raise UsageError(f"device {name!r} is not available: {found}. Choose another one, or cpu.")
+        raise UsageError(f"device {name!r} is not supported; choose auto, cpu, cuda or cuda:N.")
 
 
 @contextmanager
 def process_group(rank: Rank) -> Iterator[None]:
-    """Within the block, the ranks can communicate. An existing process group is used and left open."""
+    """Within the block, the ranks can communicate. An existing process group is used and left open.
+
+    Raises UsageError if the address at which the ranks meet is not set.
+    """
     if rank.count == 1 or dist.is_initialized():
         yield
         return
+    if not os.environ.get("MASTER_ADDR") or not os.environ.get("MASTER_PORT", "").isdecimal():
+        raise UsageError(
+            f"WORLD_SIZE={rank.count}, but MASTER_ADDR and MASTER_PORT do not give the address at which the "
+            "processes meet. Start them with torchrun, or unset WORLD_SIZE and RANK to run a single one."
+        )
     dist.init_process_group("gloo", timeout=_TIMEOUT)
     try:
         yield

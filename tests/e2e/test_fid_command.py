@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.command import assert_one_sentence, dit_eval
-from tests.shared import shared
+from tests.golden.images import image
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,7 +43,7 @@ def test_a_table_on_stdout_warnings_on_stderr_and_the_same_numbers_as_json(
     table = dit_eval("fid", *pair, *weights, "--json", tmp_path / "result.json")
     assert table.returncode == 0, table.stderr
     assert max(map(len, table.stdout.splitlines())) <= 80
-    assert table.stderr.startswith("Warning: 6 samples are fewer than 2,048")
+    assert table.stderr.startswith("Warning: 6 samples for 2,048 features")
     printed = dit_eval("fid", *pair, *weights, "--json", "-")
     result = json.loads(printed.stdout)
     assert result["schema"] == 1
@@ -182,10 +182,15 @@ def test_the_pixels_of_a_folder_give_the_numbers_of_the_npz(
     assert results[0]["metrics"] == results[1]["metrics"]
 
 
-def test_photographs_of_mixed_sizes_are_refused_by_name(golden_inception: Path) -> None:
-    run = dit_eval("fid", shared("images"), shared("images"), "--inception", golden_inception)
+def test_images_of_mixed_sizes_are_refused_by_name(golden_inception: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number, size in enumerate((64, 64, 48, 64)):
+        Image.fromarray(image("reference", number, size)).save(tmp_path / f"{number}.png")
+    run = dit_eval("fid", tmp_path, tmp_path, "--inception", golden_inception)
     assert_one_sentence(run)
     assert "a batch has one size" in run.stderr
+    assert "2.png" in run.stderr
 
 
 def test_the_record_of_a_batch_is_taken_in_if_it_is_of_these_images_and_is_never_overwritten(

@@ -1,4 +1,4 @@
-"""`dit-eval certify` where ADM's own program was run: case C in the place of the published files.
+"""`dit-eval certify` with procedural images, on which ADM's own program was run, in place of published files.
 
 Samples, reference and the network's weights come from a server on this machine; the published numbers are
 those that the original evaluator printed for them; with one process and with two.
@@ -16,23 +16,24 @@ import pytest
 from dit_eval.io import assets
 from tests.e2e.registered import torchrun
 from tests.loopback import serving
-from tests.shared import shared
+from tests.recorded import expected, save_images
 
-RELATIVE = {"fid": 5e-6, "sfid": 5e-6, "inception_score": 1e-6}  # as in test_evaluator_golden
+RELATIVE = {"fid": 5e-6, "sfid": 5e-6, "inception_score": 5e-6}  # as in test_evaluator_golden
 
 
 @pytest.fixture
 def registry(golden_inception: Path, tmp_path: Path) -> Iterator[Path]:
-    case = json.loads(shared("golden", "expected.json").read_text("utf-8"))["case_C"]
+    case = expected()["evaluator_on_images"]["300"]
     published = {name: case["adm_evaluator"][name] for name in RELATIVE}
     tolerance = {name: share * published[name] for name, share in RELATIVE.items()}
-    for suffix, kind in (("", "pr_f32"), ("_float16", "pr_f16_f32acc")):
+    for suffix, kind in (("", "f32"), ("_float16", "f16_f32acc")):
         for name in ("precision", "recall"):
-            published[name + suffix], tolerance[name + suffix] = case[kind][name], 1 / 300 + 1e-9
+            number = case["precision_recall"][kind][name]
+            published[name + suffix], tolerance[name + suffix] = number, 1 / 300 + 1e-9
 
     files = {
-        "/samples.npz": shared("golden", "caseC_samples_64.npz"),
-        "/ref.npz": shared("golden", "caseC_ref_64.npz"),
+        "/samples.npz": save_images(tmp_path / "samples.npz", "samples", 300, 64),
+        "/ref.npz": save_images(tmp_path / "ref.npz", "reference", 300, 64),
         "/inception.safetensors": golden_inception,
     }
     shutil.copytree(assets.folder("reference_stats"), tmp_path / "reference_stats")
@@ -40,13 +41,13 @@ def registry(golden_inception: Path, tmp_path: Path) -> Iterator[Path]:
     with serving({path: file.read_bytes() for path, file in files.items()}) as server:
         for manifest, name, path, more in (
             ("models/manifest.toml", "inception-2015-12-05", "/inception.safetensors", 'role = "features"\n'),
-            ("reference_stats/manifest.toml", "case-c-ref", "/ref.npz", ""),
+            ("reference_stats/manifest.toml", "procedural-ref", "/ref.npz", ""),
             (
                 "reference_stats/certificates.toml",
-                "case-c",
+                "procedural",
                 "/samples.npz",
-                'protocol = "adm"\nreference = "case-c-ref"\n'
-                f"[case-c.published]\n{lines(published)}[case-c.tolerance]\n{lines(tolerance)}",
+                'protocol = "adm"\nreference = "procedural-ref"\n'
+                f"[procedural.published]\n{lines(published)}[procedural.tolerance]\n{lines(tolerance)}",
             ),
         ):
             digest = assets.sha256(files[path])

@@ -1,8 +1,7 @@
-"""Case C: the evaluator's whole run on two files of images, from Python and under torchrun."""
+"""The evaluator's whole run on two files of procedural images, from Python and under torchrun."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -20,12 +19,9 @@ from dit_eval.features.protocols import PROTOCOLS
 from dit_eval.io.batches import open_images
 from dit_eval.io.npz import write_npz
 from dit_eval.results.result import Result
-from tests.conftest import golden_script
-from tests.shared import shared
+from tests.recorded import expected, save_images
 
-
-def expected(case: str) -> dict[str, Any]:
-    return json.loads(shared("golden", "expected.json").read_text())[case]
+N = 300  # fewer than features: the covariances are rank-deficient
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,8 +33,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def files() -> tuple[Path, Path]:
-    return shared("golden", "caseC_samples_64.npz"), shared("golden", "caseC_ref_64.npz")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return save_pair(tmp_path_factory.mktemp("images"), N)
+
+
+def save_pair(folder: Path, n: int) -> tuple[Path, Path]:
+    """Samples and reference of n images each."""
+    samples, reference = (folder / f"{name}.npz" for name in ("samples", "reference"))
+    return save_images(samples, "samples", n, 64), save_images(reference, "reference", n, 64)
 
 
 @pytest.fixture(scope="module")
@@ -48,70 +50,67 @@ def result(files: tuple[Path, Path], golden_inception: Path) -> Result:
     return found
 
 
-def assert_golden(metrics: Any, case: dict[str, Any], n: int) -> None:
-    evaluator, exact = case["adm_evaluator"], case["exact_float64"]
-    for name in ("fid", "sfid"):
-        assert metrics[name] == pytest.approx(evaluator[name], rel=5e-6)
-        assert metrics[name] == pytest.approx(exact[name], rel=5e-6)
-    assert metrics["inception_score"] == pytest.approx(evaluator["inception_score"], rel=1e-6)
-    for suffix, kind in (("", "pr_f32"), ("", "pr_f64"), ("_float16", "pr_f16_f32acc")):
+def assert_golden(metrics: Any, n: int, rel: float) -> None:
+    """The numbers of n + n images are the evaluator's and nearly exact; precision and recall to one image."""
+    numbers = expected()["evaluator_on_images"][str(n)]
+    for name in ("fid", "sfid", "inception_score"):
+        assert metrics[name] == pytest.approx(numbers["adm_evaluator"][name], rel=rel), name
+        assert metrics[name] == pytest.approx(numbers["exact_float64"][name], rel=rel), name
+    for suffix, kind in (("", "f32"), ("", "f64"), ("_float16", "f16_f32acc")):
         for name in ("precision", "recall"):
-            assert abs(metrics[name + suffix] - case[kind][name]) <= 1 / n + 1e-9, (name, kind)
+            number = numbers["precision_recall"][kind][name]
+            assert abs(metrics[name + suffix] - number) <= 1 / n + 1e-9, (name, kind)
 
 
 def test_the_five_numbers_are_those_of_the_evaluators_main(result: Result) -> None:
-    assert_golden(result.metrics, expected("case_C"), 300)
+    assert_golden(result.metrics, N, rel=5e-6)
     assert result.reference["statistics"] == "computed"
 
 
-def test_activations_are_those_of_the_evaluators_main(golden_inception: Path, files: Any) -> None:
-    head = np.load(shared("golden", "caseC_acts_head.npz"))
-    extractor = FeatureExtractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))
-    for side, path in zip(("samples", "ref"), files, strict=True):
-        features = extractor(next(open_images(path).blocks(16)))
-        for name in ("pool", "spatial"):
-            (key,) = (k for k in head.files if side in k and name in k and "mean" not in k)
-            error = np.linalg.norm(getattr(features, name) - head[key]) / np.linalg.norm(head[key])
-            assert error <= 2e-5, (side, name)
-
-
-def test_stored_statistics_serve_fid_and_sfid_and_images_the_rest(
-    golden_inception: Path, files: tuple[Path, Path], tmp_path: Path
+@pytest.mark.simulation  # 5,120 images: minutes
+def test_the_five_numbers_of_full_rank_are_those_of_the_evaluators_main(
+    golden_inception: Path, tmp_path: Path
 ) -> None:
-    features = golden_script("make_features")
-    pool, spatial = features.pool(2600, "ref"), features.spatial(2600, "ref")
-    reference = tmp_path / "ref.npz"
-    with np.load(files[1]) as images:
-        write_npz(
-            reference,
-            {
-                "arr_0": images["arr_0"],
-                "mu": pool.astype(np.float64).mean(0),
-                "sigma": np.cov(pool, rowvar=False),
-                "mu_s": spatial.astype(np.float64).mean(0),
-                "sigma_s": np.cov(spatial, rowvar=False),
-            },
-        )
-    result = evaluate(files[0], reference, inception=golden_inception)
+    result = evaluate(*save_pair(tmp_path, 2560), inception=golden_inception)
     assert result is not None
-    assert_golden(result.metrics, expected("case_C2_precomputed_ref"), 300)
-    assert result.reference["statistics"] == "stored"
-    assert "stored" in result.measured_against["fid"]
-    assert "300" in result.measured_against["precision"]
+    assert_golden(result.metrics, 2560, rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def made(files: tuple[Path, Path], golden_inception: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference with its statistics and images, as `ref make` writes it."""
+    return make_reference(files[1], tmp_path_factory.mktemp("made") / "made.npz", inception=golden_inception)
 
 
 def test_a_reference_that_we_make_gives_the_numbers_of_its_images(
-    golden_inception: Path, files: tuple[Path, Path], result: Result, tmp_path: Path
+    golden_inception: Path, files: tuple[Path, Path], made: Path, result: Result
 ) -> None:
-    made = make_reference(files[1], tmp_path / "made.npz", inception=golden_inception)
     with np.load(made) as stored:
         assert set(stored.files) == {"mu", "sigma", "mu_s", "sigma_s", "arr_0", "provenance"}
     again = evaluate(files[0], made, inception=golden_inception)
     assert again is not None
     assert again.samples["cached"]
     assert again.reference["statistics"] == "stored"
+    assert_golden(again.metrics, N, rel=5e-6)
     for name, value in result.metrics.items():
         assert again.metrics[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_stored_statistics_serve_fid_and_sfid_and_images_the_rest(
+    golden_inception: Path, files: tuple[Path, Path], made: Path, result: Result, tmp_path: Path
+) -> None:
+    """As in ADM's evaluator: shown by the statistics of one set beside the images of the other."""
+    with np.load(made) as stored, np.load(files[0]) as samples:
+        statistics = {name: stored[name] for name in ("mu", "sigma", "mu_s", "sigma_s")}
+        write_npz(tmp_path / "mixed.npz", {"arr_0": samples["arr_0"]} | statistics)
+    mixed = evaluate(files[0], tmp_path / "mixed.npz", inception=golden_inception)
+    assert mixed is not None
+    for name in ("fid", "sfid"):
+        assert mixed.metrics[name] == pytest.approx(result.metrics[name], rel=1e-9)
+    assert (mixed.metrics["precision"], mixed.metrics["recall"]) == (1, 1)  # of the samples and themselves
+    assert mixed.reference["statistics"] == "stored"
+    assert "stored" in mixed.measured_against["fid"]
+    assert str(N) in mixed.measured_against["precision"]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Case A: the features of the TensorFlow evaluator on real images, and how far float32 is from float64."""
+"""The features of the TensorFlow evaluator on procedural images, and how far float32 is from float64."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from dit_eval.features.extractor import FeatureExtractor, Features
 from dit_eval.features.network import read_weights
 from dit_eval.features.protocols import PROTOCOLS
 from dit_eval.features.resize import tf1_bilinear
-from dit_eval.io.batches import open_images
 from dit_eval.runtime import onednn
-from tests.shared import shared
+from tests.golden.images import build
+from tests.recorded import recorded
 
 SIZES = (64, 256, 512)
+N = 8
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
@@ -28,11 +29,7 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def features(golden_inception: Path) -> dict[int, Features]:
     extractor = FeatureExtractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))
-    by_size = {}
-    for size in SIZES:
-        blocks = list(extractor.stream(open_images(shared("golden", f"caseA_{size}.npz")), 8))
-        by_size[size] = Features(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
-    return by_size
+    return {size: extractor(build("reference", N, size)) for size in SIZES}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -40,7 +37,7 @@ def features(golden_inception: Path) -> dict[int, Features]:
 def test_features_are_those_of_the_tensorflow_evaluator(
     features: dict[int, Features], size: int, name: str
 ) -> None:
-    expected = np.load(shared("golden", "caseA_expected.npz"))[f"{name}_{size}"]
+    expected = recorded("tensorflow_features")[f"{name}_{size}"]
     found = getattr(features[size], name)
     assert relative(found, expected) <= 2e-5
     assert np.abs(found - expected).max() <= 2e-4
@@ -50,7 +47,7 @@ def test_features_are_those_of_the_tensorflow_evaluator(
 def test_probabilities_are_those_of_the_tensorflow_evaluator(
     features: dict[int, Features], size: int
 ) -> None:
-    expected = np.load(shared("golden", "caseA_expected.npz"))[f"softmax_{size}"]
+    expected = recorded("tensorflow_features")[f"softmax_{size}"]
     assert np.abs(features[size].probabilities - expected).max() <= 1e-4
     assert (features[size].probabilities.argmax(1) == expected.argmax(1)).all()
 
@@ -59,8 +56,8 @@ def test_features_stay_within_1e_5_of_torch_fidelitys_network_in_float64(
     features: dict[int, Features], golden_inception: Path, tmp_path: Path
 ) -> None:
     """On the same resized images; torch-fidelity's layers are not folded, fused or rearranged."""
-    images = np.concatenate(list(open_images(shared("golden", "caseA_256.npz")).blocks(24)))
-    resized = tf1_bilinear(torch.from_numpy(images)).double() * 128 + 128  # in pixels, exactly
+    images = torch.from_numpy(build("reference", N, 256))
+    resized = tf1_bilinear(images).double() * 128 + 128  # in pixels, exactly
     torch.save(read_weights(golden_inception), tmp_path / "weights.pth")
     network = torch_fidelity_inception.FeatureExtractorInceptionV3(
         "", ["2048"], str(tmp_path / "weights.pth")
@@ -71,7 +68,7 @@ def test_features_stay_within_1e_5_of_torch_fidelitys_network_in_float64(
     with patch.object(
         torch_fidelity_inception, "interpolate_bilinear_2d_like_tensorflow1x", lambda *_, **__: resized
     ):
-        (pool,) = network(torch.from_numpy(images).permute(0, 3, 1, 2))
+        (pool,) = network(images.permute(0, 3, 1, 2))
     assert relative(features[256].pool, pool.numpy()) <= 1e-5
     assert relative(features[256].spatial, spatial[0].permute(0, 2, 3, 1).flatten(1).numpy()) <= 1e-5
 
@@ -79,7 +76,7 @@ def test_features_stay_within_1e_5_of_torch_fidelitys_network_in_float64(
 def test_features_without_onednns_private_operators_stay_within_1e_5(
     features: dict[int, Features], golden_inception: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = next(iter(open_images(shared("golden", "caseA_64.npz")).blocks(4)))
+    images = build("reference", 4, 64)
     monkeypatch.setattr(onednn, "private_operator", lambda name: None)
     found = FeatureExtractor(PROTOCOLS["adm"], golden_inception, torch.device("cpu"))(images)
     expected = Features(*(part[: len(images)] for part in features[64]))

@@ -1,4 +1,4 @@
-"""Paths, conversions and chains against the recorded ones of SiT's released code (golden case D)."""
+"""Paths, conversions and chains against the recorded ones of SiT's released code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dit_eval.sampling.flow import ode, sde
 from dit_eval.sampling.flow_schedules import DIFFUSION, ode_schedule, sde_schedule
 from dit_eval.sampling.guidance import guided
 from dit_eval.sampling.paths import PATHS, convert
-from tests.golden import golden_model, recipe, recorded, recorded_tensor
+from tests.golden import dit_weights
+from tests.recorded import golden_model, recorded, recorded_tensor
 
 NAMES = {"linear": "Linear", "gvp": "GVP", "vp": "VP"}
 LABELS = torch.tensor([3, 7])
@@ -26,7 +27,7 @@ CHAINS_SDE = [(path, *chain) for path in PATHS for chain in SDE] + [("vp", "SBDM
 
 
 def sit(key: str) -> torch.Tensor:
-    return recorded_tensor("caseD_sit", key)
+    return recorded_tensor("sit", key)
 
 
 def assert_near(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> None:
@@ -79,7 +80,7 @@ def test_diffusion_is_the_originals(path, form):
 
 
 class Recording:
-    """The guided network of case D, and the state at which it was last asked at every time."""
+    """The guided network of the recorded chains, and the state at which it was last asked at every time."""
 
     def __init__(self) -> None:
         self.denoiser = guided(golden_model("small"), LABELS, null_class=10, scale=1.5)
@@ -94,7 +95,7 @@ class Recording:
 
 
 def start() -> torch.Tensor:
-    return torch.from_numpy(recipe().noise("sit/z", 0, (2, 4, 8, 8)))
+    return torch.from_numpy(dit_weights.noise("sit/z", 0, (2, 4, 8, 8)))
 
 
 @pytest.mark.parametrize(("method", "states"), ODE)
@@ -159,7 +160,7 @@ def test_sde_with_the_recorded_noise_is_the_originals(path, form, solver, last_s
     )
 
     def noise(step: int, shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.from_numpy(recipe().noise(tag, step, (4, *shape[1:])))[:2]
+        return torch.from_numpy(dit_weights.noise(tag, step, (4, *shape[1:])))[:2]
 
     network = Recording()
     last = sde(network, start(), schedule, noise)
@@ -170,7 +171,7 @@ def test_sde_with_the_recorded_noise_is_the_originals(path, form, solver, last_s
 
 
 def test_every_finite_chain_of_the_original_is_replayed():
-    tags = {key.removesuffix("_last") for key in recorded("caseD_sit") if key.endswith("_last")}
+    tags = {key.removesuffix("_last") for key in recorded("sit") if key.endswith("_last")}
     replayed = {f"ode_{name}_{method}_{n}" for name in NAMES.values() for method, n in [*ODE, ("dopri5", 10)]}
     replayed |= {f"sde_{NAMES[path]}_{'_'.join(map(str, chain))}" for path, *chain in CHAINS_SDE}
     assert tags == replayed

@@ -1,4 +1,4 @@
-"""Schedules, guidance and chains against the recorded ones of the original (golden case D)."""
+"""Schedules, guidance and chains against the recorded ones of the original."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dit_eval.generation.decode import dit_uint8
 from dit_eval.sampling.diffusion import ddim, ddpm
 from dit_eval.sampling.guidance import Denoiser, guided
 from dit_eval.sampling.schedules import diffusion_schedule, linear_betas, respaced, spaced_timesteps
-from tests.golden import golden_model, recipe, recorded_tensor
+from tests.golden import dit_weights
+from tests.recorded import golden_model, recorded_tensor
 
 TABLES = {
     "1000": (
@@ -48,24 +49,22 @@ CHAINS = {  # tag → (steps, sampler, its options)
 @pytest.mark.parametrize(("steps", "table"), [(s, t) for s, tables in TABLES.items() for t in tables])
 def test_table_of_a_schedule_is_the_originals_to_1e_12(steps, table):
     ours = getattr(diffusion_schedule(steps), table)
-    np.testing.assert_allclose(
-        ours, recorded_tensor("caseD_dit", f"table_{steps}_{table}"), rtol=1e-12, atol=0
-    )
+    np.testing.assert_allclose(ours, recorded_tensor("dit", f"table_{steps}_{table}"), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("steps", TABLES)
 def test_network_is_told_the_timesteps_of_the_original(steps):
-    recorded = recorded_tensor("caseD_dit", f"table_{steps}_timestep_map")
+    recorded = recorded_tensor("dit", f"table_{steps}_timestep_map")
     np.testing.assert_array_equal(diffusion_schedule(steps).timesteps, recorded)
 
 
 @pytest.mark.parametrize("steps", SPACINGS)
 def test_respacing_chooses_the_timesteps_of_the_original(steps):
-    np.testing.assert_array_equal(spaced_timesteps(steps), recorded_tensor("caseD_dit", f"timesteps_{steps}"))
+    np.testing.assert_array_equal(spaced_timesteps(steps), recorded_tensor("dit", f"timesteps_{steps}"))
 
 
 def test_respacing_in_sections_of_a_shorter_chain_is_the_originals():
-    recorded = recorded_tensor("caseD_dit", "timesteps_300_10,15,20")
+    recorded = recorded_tensor("dit", "timesteps_300_10,15,20")
     np.testing.assert_array_equal(spaced_timesteps("10,15,20", 300), recorded)
 
 
@@ -93,14 +92,14 @@ def replay(tag: str) -> tuple[list[torch.Tensor], torch.Tensor]:
 
     def noise(step: int, shape: torch.Size) -> torch.Tensor:
         drawn = (len(labels) if scale == 1.0 else 2 * len(labels), *shape[1:])
-        return torch.from_numpy(recipe().noise(tag, step, drawn))[: len(labels)]
+        return torch.from_numpy(dit_weights.noise(tag, step, drawn))[: len(labels)]
 
     denoiser = Recording(near if tag.endswith("near") else guided_model)
-    start = torch.from_numpy(recipe().noise(f"{tag}/z", 0, (2, 4, 8, 8)))
+    start = torch.from_numpy(dit_weights.noise(f"{tag}/z", 0, (2, 4, 8, 8)))
     last = sampler(denoiser, start, diffusion_schedule(steps), noise, **options)
     after = [*denoiser.states[1:], last]
-    kept = [after[int(i)] for i in recorded_tensor("caseD_dit", f"chain_{tag}_steps")]
-    return kept, recorded_tensor("caseD_dit", f"chain_{tag}_sample")[:, : len(labels)]
+    kept = [after[int(i)] for i in recorded_tensor("dit", f"chain_{tag}_steps")]
+    return kept, recorded_tensor("dit", f"chain_{tag}_sample")[:, : len(labels)]
 
 
 @pytest.mark.parametrize("tag", CHAINS)
@@ -114,8 +113,8 @@ def test_chain_with_the_recorded_noise_is_the_originals(tag):
 @pytest.mark.parametrize("name", ["small", "S8"])
 @torch.no_grad()
 def test_guided_forward_is_the_originals(name):
-    x, t, y = (recorded_tensor("caseD_dit", key) for key in (f"{name}_x", f"{name}_cfg_t", f"{name}_cfg_y"))
-    recorded = recorded_tensor("caseD_dit", f"{name}_forward_cfg_1.5")
+    x, t, y = (recorded_tensor("dit", key) for key in (f"{name}_x", f"{name}_cfg_t", f"{name}_cfg_y"))
+    recorded = recorded_tensor("dit", f"{name}_forward_cfg_1.5")
     half = len(x) // 2
     denoiser = guided(golden_model(name), y[:half], null_class=int(y[-1]), scale=1.5)
     ours, theirs = denoiser(x[:half], int(t[0])), recorded[:half]
@@ -124,8 +123,8 @@ def test_guided_forward_is_the_originals(name):
 
 def test_posterior_mean_and_variance_are_the_originals():
     schedule = diffusion_schedule("250")
-    steps = recorded_tensor("caseD_dit", "q_t").numpy()
-    recorded = recorded_tensor("caseD_dit", "q_posterior_variance").numpy()
+    steps = recorded_tensor("dit", "q_t").numpy()
+    recorded = recorded_tensor("dit", "q_posterior_variance").numpy()
     np.testing.assert_allclose(schedule.posterior_variance[steps], recorded, rtol=1e-6)
 
 
@@ -138,5 +137,5 @@ def test_respacing_keeps_the_noise_of_the_trained_schedule():
 
 
 def test_rounding_to_grey_levels_is_the_originals():
-    pixels = recorded_tensor("caseD_dit", "pixels_in")
-    assert torch.equal(dit_uint8(pixels), recorded_tensor("caseD_dit", "pixels_out"))
+    pixels = recorded_tensor("dit", "pixels_in")
+    assert torch.equal(dit_uint8(pixels), recorded_tensor("dit", "pixels_out"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -16,16 +18,28 @@ from dit_eval import cli
 from dit_eval.errors import AssetError, UsageError
 from dit_eval.io import assets
 from dit_eval.io.assets import Asset, ModelEntry
+from tests.command import dit_eval
 from tests.loopback import Server, serving
 
 KINDS: tuple[assets.Kind, ...] = ("models", "reference_stats")
 CONTENT = np.random.default_rng(2).bytes(3_000_000)
 
 
+LOGIN_PAGE = b"<!DOCTYPE html><html><title>Sign in</title></html>"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+def npz() -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, mu=np.zeros(3), sigma=np.eye(3))
+    return stream.getvalue()
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     addresses = ("/thing.bin", "/mirror", "/short", "/old")
-    with serving(dict.fromkeys(addresses, CONTENT), short={"/short"}, rangeless={"/old"}) as running:
+    files = dict.fromkeys(addresses, CONTENT) | {"/login": LOGIN_PAGE, "/lfs": LFS_POINTER, "/ref.npz": npz()}
+    with serving(files, short={"/short"}, rangeless={"/old"}) as running:
         yield running
 
 
@@ -38,6 +52,12 @@ def asset(server: Server) -> Asset:
         sha256=hashlib.sha256(CONTENT).hexdigest(),
         bytes=len(CONTENT),
     )
+
+
+@pytest.fixture
+def unpublished(server: Server) -> Asset:
+    """A reference without a published checksum."""
+    return Asset(name="ref", kind="reference_stats", urls=(f"{server.url}/ref.npz",))
 
 
 def part_of(asset: Asset) -> Path:
@@ -143,12 +163,70 @@ def test_a_file_that_changed_in_the_cache_is_refused(asset: Asset) -> None:
         assets.fetch(asset)
 
 
-def test_without_a_published_checksum_the_first_download_is_pinned(asset: Asset) -> None:
-    asset = replace(asset, sha256=None)
-    path = assets.fetch(asset)
-    path.write_bytes(b"changed")
-    with pytest.raises(AssetError, match="is not the registered thing"):
+def test_without_a_published_checksum_the_first_download_is_pinned(unpublished: Asset) -> None:
+    path = assets.fetch(unpublished)
+    path.write_bytes(npz() + b"changed")
+    with pytest.raises(AssetError, match=r"ref\.npz is not the registered ref: .*`dit-eval cache clear ref`"):
+        assets.fetch(unpublished)
+    assert dit_eval("cache", "clear", "ref").returncode == 0
+    assert assets.fetch(unpublished).read_bytes() == npz()
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), [("login", "a web page"), ("lfs", "a pointer to a file in Git"), ("old", "unknown")]
+)
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("reference_stats", "an .npz of arrays"), ("models", "a PyTorch checkpoint or")]
+)
+def test_a_page_that_is_not_the_file_is_never_pinned(
+    server: Server, page: str, words: str, kind: assets.Kind, expected: str
+) -> None:
+    asset = Asset(name="ref", kind=kind, urls=(f"{server.url}/{page}",))
+    with pytest.raises(AssetError, match=f"ref could not be downloaded: .*{words}.*; expected {expected}"):
         assets.fetch(asset)
+    assert [path.suffix for path in assets.cached_path(asset).parent.iterdir()] == [".lock"]
+
+
+def test_a_mirror_serves_when_the_first_address_sends_a_login_page(asset: Asset, server: Server) -> None:
+    for entry in (asset, replace(asset, sha256=None, kind="reference_stats")):
+        right = "mirror" if entry.sha256 else "ref.npz"
+        entry = replace(entry, name=right, urls=(f"{server.url}/login", f"{server.url}/{right}"))
+        assert assets.fetch(entry).read_bytes() == server.files[f"/{right}"]
+
+
+def test_a_file_that_a_user_put_into_the_cache_is_checked_and_pinned_too(unpublished: Asset) -> None:
+    path = assets.cached_path(unpublished)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(LOGIN_PAGE)
+    with pytest.raises(AssetError, match=r"it is a web page; expected an \.npz .*`dit-eval cache clear ref`"):
+        assets.fetch(unpublished, offline=True)
+    path.write_bytes(npz())
+    assert assets.fetch(unpublished, offline=True) == path
+    path.write_bytes(npz() + b"changed")
+    with pytest.raises(AssetError, match="is not the registered ref"):
+        assets.fetch(unpublished, offline=True)
+
+
+def test_a_cached_file_needs_neither_a_lock_nor_a_writable_cache(
+    asset: Asset, unpublished: Asset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {entry: assets.fetch(entry) for entry in (asset, unpublished)}
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    for path in paths.values():
+        path.with_name(path.name + ".lock").unlink()
+        path.with_name(path.name + ".sha256").unlink(missing_ok=True)
+    for name in ("mkdir", "replace", "touch"):
+        monkeypatch.setattr(Path, name, refuse)
+    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.setattr(assets, "FileLock", refuse)
+    for entry, path in paths.items():
+        assert assets.fetch(entry) == path
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+    with pytest.raises(AssetError, match=r"Read-only file system.*Set DIT_EVAL_CACHE to a writable"):
+        assets.fetch(replace(asset, name="another"))
 
 
 def test_offline_says_where_to_put_the_file(asset: Asset, server: Server) -> None:
@@ -211,12 +289,25 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             'protocol = "adm"\nreference = "tiny"\npublished = {}',
             r"certificates\.toml: entry \[tiny\] lacks the key 'tolerance'",
         ),
+        ("models/manifest.toml", 'role = "dit"', r"entry \[tiny\] has neither a 'file' nor 'urls'"),
+        ("models/manifest.toml", 'role = "painter"', r"entry \[tiny\] .* role = 'painter'"),
+        ("models/manifest.toml", 'role = "dit"\nsteps = "50"', r"entry \[tiny\] .* steps = '50'"),
+        ("models/manifest.toml", 'role = "dit"\nsteps = true', r"entry \[tiny\] .* steps = True"),
+        ("models/manifest.toml", 'role = "dit"\nurls = "https://a"', r"entry \[tiny\] .* urls = 'https://a'"),
+        ("reference_stats/manifest.toml", "urls = [3]", r"entry \[tiny\] .* urls = \[3\]"),
+        ("reference_stats/manifest.toml", "[", "cannot be read as TOML"),
+        ("reference_stats/manifest.toml", "[[tiny]]", "'tiny' is not a table"),
+        (
+            "reference_stats/certificates.toml",
+            'protocol = "adm"\nreference = "tiny"\npublished = { fid = "2" }\ntolerance = {}',
+            r"entry \[tiny\] .* published = \{'fid': '2'\}",
+        ),
     ],
 )
 def test_an_unknown_or_missing_key_of_a_manifest_is_an_error_that_names_it(
     registry: Path, file: str, content: str, words: str
 ) -> None:
-    (registry / file).write_text(f"[tiny]\n{content}\n")
+    (registry / file).write_text(f"{content}\n" if content.startswith("[") else f"[tiny]\n{content}\n")
     kind, name = file.split("/")
     with pytest.raises(AssetError, match=words):
         assets.certificates() if name == "certificates.toml" else assets.manifest(kind)  # type: ignore[arg-type]

@@ -73,7 +73,7 @@ def result(metrics: dict[str, float] | None = None, /, **plan: Any) -> Result:
         protocol=PROTOCOL,
         samples=SAMPLES | {"plan": PLAN | plan},
         reference={"path": "imagenet-256", "statistics": "stored", "statistics_sha256": "c" * 64},
-        environment={},
+        environment={"dit_eval": "0", "torch": "2", "device": "cpu", "seconds": 1.0},
     )
 
 
@@ -341,6 +341,13 @@ def test_text_fits_80_columns_with_numbers_of_three_digits_unpaired(tmp_path: Pa
     assert max(len(row) for row in rows if str(tmp_path) not in row) <= 80
     assert [row.split()[-1] for row in rows if "609.8359" in row] == ["worse"]
     assert any(row.startswith("† Not paired") for row in rows)
+
+
+def test_a_number_that_rounds_to_zero_has_no_sign(tmp_path: Path) -> None:
+    a = written(tmp_path / "a.json", result({"fid": -1e-7}))
+    b = written(tmp_path / "b.json", result({"fid": -2e-9}))
+    for style in ("text", "markdown"):
+        assert "-0.0000" not in render(check(a, b), style)
 
 
 def test_markdown_has_a_row_for_each_metric_of_as_many_cells_as_its_head(tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import pickle
+import random
+import struct
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -184,9 +188,97 @@ def test_a_state_dict_of_another_network_is_refused(tmp_path):
         load_dit(tmp_path / "weights", TINY)
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="is not a file"):
+def test_a_state_dict_with_other_keys_than_names_is_refused(tmp_path):
+    torch.save({1: torch.zeros(1)}, tmp_path / "weights")
+    with pytest.raises(CheckpointError, match="does not hold a state dict"):
         load_dit(tmp_path / "weights", TINY)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"x_embedder.proj.weight": torch.zeros(32, 4, 0, 0)},
+        {"y_embedder.embedding_table.weight": torch.tensor(1.0)},
+        {"pos_embed": torch.zeros(3)},
+        {"blocks.x.attn.qkv.weight": torch.zeros(1)},
+        {"blocks.0.adaLN_modulation.1.weight": torch.tensor(1.0)},
+    ],
+    ids=list,
+)
+def test_tensors_of_impossible_names_or_shapes_are_refused(change, weights, tmp_path):
+    torch.save(weights | change, tmp_path / "weights")
+    with pytest.raises(CheckpointError, match="does not hold a DiT"):
+        load_dit(tmp_path / "weights", TINY)
+
+
+def test_a_missing_projection_in_diffusers_layout_is_named(diffusers_dit, tmp_path):
+    weights = diffusers_dit.state_dict()
+    del weights["transformer_blocks.1.attn1.to_k.weight"]
+    torch.save(weights, tmp_path / "weights")
+    with pytest.raises(CheckpointError, match=r"blocks\.1\.attn\.qkv\.weight is \(64, 32\) and should be"):
+        load_dit(tmp_path / "weights", TINY)
+
+
+def tar_archive() -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("weights.pt"))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            b"root:x:0:0:root:/root:/bin/bash\nbin:x:1:1:bin:/bin:/bin/false\n",
+            "it is a file of unknown format",
+        ),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS.*git lfs pull"),
+        (b"<!DOCTYPE html><html><title>Log in</title></html>", "it is a web page.*Download the file itself"),
+        (tar_archive(), "it is a tar archive. Unpack it first"),
+        (b"\x1f\x8b\x08", "it is a gzip-compressed file. Unpack it first"),
+        (b'{"weight_map": {}}', "it is a JSON file. Pass a file of weights"),
+        (
+            b"PK\6\7" + struct.pack("<LQL", 1, 0, 2) + b"PK\5\6" + bytes(18),
+            "a damaged or incomplete zip archive",
+        ),
+    ],
+    ids=["passwd", "lfs", "html", "tar", "gzip", "json", "one disk of two"],
+)
+def test_a_file_of_another_kind_is_named_with_what_to_do(content, sentence, tmp_path):
+    (tmp_path / "weights.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"weights.pt cannot be read as a checkpoint: .*{sentence}"):
+        load_dit(tmp_path / "weights.pt", TINY)
+
+
+def test_a_folder_or_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"it is missing\. Pass a file of weights"):
+        load_dit(tmp_path / "weights", TINY)
+    with pytest.raises(CheckpointError, match=r"it is a folder\. Pass a file of weights"):
+        load_dit(tmp_path, TINY)
+
+
+@pytest.mark.parametrize("cases", [60, pytest.param(3_000, marks=pytest.mark.simulation)])
+@pytest.mark.parametrize("save", [save_bare, save_old_format, save_safetensors])
+def test_a_damaged_checkpoint_loads_or_is_refused_with_a_sentence(save, cases, weights, tmp_path):
+    save(weights, tmp_path / "whole")
+    whole, path, draw = (tmp_path / "whole").read_bytes(), tmp_path / "weights", random.Random(0)
+    refused = loaded = 0
+    for _ in range(cases):
+        damaged = bytearray(whole[: draw.choice([len(whole), draw.randrange(1, len(whole))])])
+        for _ in range(draw.randint(0, 4)):  # most of them in the first bytes, where the structure is
+            damaged[draw.randrange(min(len(damaged), draw.choice([10, 4_000, len(whole)])))] = draw.randrange(
+                256
+            )
+        path.write_bytes(damaged)
+        try:
+            load_dit(path, TINY)
+        except CheckpointError as error:
+            refused += len(str(error).splitlines()) == 1
+        else:
+            loaded += 1
+    assert refused + loaded == cases
+    assert refused > cases // 4
 
 
 def test_an_embedder_trained_apart_in_diffusers_is_refused(diffusers_dit, tmp_path):

@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from dit_eval.cli import main
 from dit_eval.errors import AssetError, BatchError, StatisticsError
+from dit_eval.evaluation.extraction import load_extraction
 from dit_eval.evaluation.pipeline import evaluate, make_reference
 from dit_eval.features.digits import DigitsNetwork, load_digits_network
 from dit_eval.features.resize import no_resize
@@ -80,7 +83,7 @@ def test_the_rank_of_the_covariance_is_that_of_the_protocol(tmp_path: Path, digi
     write_npz(tmp_path / "a.npz", {"arr_0": digits[0][:63]})
     result = evaluate(tmp_path / "a.npz", "digits", device="cpu")
     assert result is not None
-    assert "63 samples are fewer than 64 features" in result.warnings[0]
+    assert "63 samples for 64 features" in result.warnings[0]
 
 
 def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
@@ -101,6 +104,32 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(AssetError, match="does not contain the weights of the digits"):
         load_digits_network(tmp_path / "other.pth")
+
+
+def test_the_weights_of_another_network_are_refused_in_a_sentence_however_many_keys_they_have(
+    tmp_path: Path,
+) -> None:
+    torch.save({f"block.{i}.convolution.weight": torch.zeros(1) for i in range(500)}, tmp_path / "other.pth")
+    with pytest.raises(AssetError) as error:
+        load_extraction("digits", inception=tmp_path / "other.pth", device="cpu")
+    assert len(str(error.value).replace(str(tmp_path), "")) < 240
+
+
+def test_the_variable_sets_the_weights_of_the_inception_and_of_no_other_network(
+    tmp_path: Path, digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIT_EVAL_INCEPTION", str(tmp_path / "variable.pth"))
+    write_npz(tmp_path / "a.npz", {"arr_0": digits[0][:100]})
+    result = evaluate(tmp_path / "a.npz", "digits", device="cpu")
+    assert result is not None
+    assert result.protocol["weights"]["official"]
+    run = CliRunner().invoke(main, ["doctor", str(tmp_path / "a.npz"), "digits", "--device", "cpu"])
+    assert run.exit_code == 0, run.output
+    for protocol in ("adm", "clean"):
+        with pytest.raises(AssetError, match=r"variable\.pth: no such file"):
+            load_extraction(protocol, device="cpu")
+        with pytest.raises(AssetError, match=r"argument\.pth: no such file"):
+            load_extraction(protocol, inception=tmp_path / "argument.pth", device="cpu")
 
 
 def test_a_reference_keeps_labels_and_says_how_it_was_made(tmp_path: Path, digits) -> None:

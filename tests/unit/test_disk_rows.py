@@ -13,7 +13,7 @@ ROWS = np.random.default_rng(5).standard_normal((5000, 7)).astype(np.float16)
 
 
 def filled() -> DiskRows:
-    spool = DiskRows(7)
+    spool = DiskRows(7, np.float16)
     for start in range(0, len(ROWS), 999):
         spool.append(ROWS[start : start + 999])
     return spool
@@ -40,6 +40,6 @@ def test_it_is_written_as_an_array(tmp_path: Path) -> None:
 
 
 def test_values_beyond_float16_are_clipped() -> None:
-    spool = DiskRows(1)
+    spool = DiskRows(1, np.float16)
     spool.append(np.array([[1e6]], np.float32))
     assert spool[:][0, 0] == np.finfo(np.float16).max

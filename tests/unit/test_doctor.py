@@ -17,7 +17,7 @@ from dit_eval.evaluation.extraction import load_extraction
 from dit_eval.evaluation.pipeline import make_reference
 from dit_eval.evaluation.references import open_reference
 from dit_eval.io.assets import folder
-from tests.shared import shared
+from tests.golden.images import build
 
 DIGITS = folder("reference_stats") / "digits.npz"
 Arrays = dict[str, np.ndarray]
@@ -138,9 +138,8 @@ def test_another_size_than_the_references_is_found(digits: Arrays, tmp_path: Pat
 
 
 @pytest.mark.parametrize("quality", [25, 50])
-def test_jpeg_leaves_traces_and_clean_photographs_have_none(tmp_path: Path, quality: int) -> None:
-    with np.load(shared("golden", "caseC_ref_64.npz")) as arrays:
-        clean = arrays["arr_0"]
+def test_jpeg_leaves_traces_and_clean_images_have_none(tmp_path: Path, quality: int) -> None:
+    clean = build("reference", 300, 64)
     np.savez(tmp_path / "clean.npz", clean)
     np.savez(tmp_path / "jpeg.npz", np.stack([through_jpeg(image, quality) for image in clean]))
     assert diagnose(tmp_path / "clean.npz", None, None) == []

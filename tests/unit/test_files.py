@@ -120,7 +120,9 @@ def test_json_is_indented_utf8_and_read_back(tmp_path: Path) -> None:
     assert read_json(path) == {"images": "8×8"}
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"3", b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1]", b"3", b"\xff", b'{"fid": NaN}', b"[" * 100_000, b'{"a": ' * 100_000]
+)
 def test_what_is_not_a_json_object_reads_as_empty(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     assert read_json(tmp_path / "a.json") == {}
@@ -242,7 +244,32 @@ def test_a_record_belongs_to_an_npz_and_holds_a_plan(tmp_path: Path) -> None:
     assert read_record(tmp_path / "b.npz") == {}
     write_json(tmp_path / "b.json", {"schema": 1})
     assert read_record(tmp_path / "b.npz") == {}
-    write_json(tmp_path / "b.json", {"plan": {"seed": 0}})
-    assert read_record(tmp_path / "b.npz") == {"plan": {"seed": 0}}
+    record = {"plan": {"model": "tiny", "sampler": "ddpm", "cfg": 1.5, "image_size": 8}, "macs": 31}
+    write_json(tmp_path / "b.json", record)
+    assert read_record(tmp_path / "b.npz") == record
     (tmp_path / "b").mkdir()
     assert read_record(tmp_path / "b") == {}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"plan": 3},
+        {"plan": {}},
+        {"plan": {"model": "tiny", "sampler": "ddpm", "cfg": "1.5", "image_size": 8}},
+        {"macs": "31"},
+        {"speed": [1]},
+        {"speed": {"device": "cpu", "images": 3, "seconds": 0}},
+    ],
+)
+def test_a_json_of_another_shape_is_no_record_of_a_batch(tmp_path: Path, damage: dict[str, object]) -> None:
+    write_npz(tmp_path / "b.npz", {"arr_0": np.zeros(1)})
+    record = {"plan": {"model": "tiny", "sampler": "ddpm", "cfg": 1.5, "image_size": 8}}
+    write_json(tmp_path / "b.json", record | damage)
+    assert read_record(tmp_path / "b.npz") == {}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX only")
+def test_a_path_that_is_no_utf8_can_be_written_as_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"path": os.fsdecode(b"\xff.npz")})
+    assert read_json(tmp_path / "a.json") == {"path": os.fsdecode(b"\xff.npz")}

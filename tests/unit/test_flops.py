@@ -74,6 +74,26 @@ def test_macs_and_parameters_are_those_of_the_whole_model_by_torchs_counter(bloc
     assert count.params == sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("learn_sigma", [True, False])
+@pytest.mark.parametrize(("input_size", "in_channels"), [(8, 1), (10, 3), (32, 4)])
+def test_macs_of_a_model_of_any_input_and_output_are_those_of_torchs_counter(
+    input_size, in_channels, learn_sigma
+):
+    options = {
+        "input_size": input_size,
+        "in_channels": in_channels,
+        "num_classes": 10,
+        "learn_sigma": learn_sigma,
+    }
+    with torch.device("meta"):
+        model = build_dit("S/2", **options).to("meta")
+        size = (1, in_channels, input_size, input_size)
+        inputs = torch.empty(size), torch.empty(1), torch.empty(1, dtype=torch.int64)
+    count = count_flops("S/2", **options)
+    assert count.macs == counted_by_torch(model, *inputs)
+    assert count.params == sum(parameter.numel() for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("image_size", [256, 512])
 def test_macs_of_the_decoder_are_those_of_torchs_counter(image_size):
     from diffusers.models.autoencoders.vae import Decoder
@@ -149,6 +169,10 @@ def test_the_public_name_counts_a_model_of_ones_own():
         ({"model": "S/8", "image_size": 250}, "multiple of 8"),
         ({"model": "S/8", "image_size": 40}, "cannot be cut into patches"),
         ({"model": "S/8", "block": "film"}, "the blocks are"),
+        ({"model": "S/8", "image_size": 0}, "image_size is 0"),
+        ({"model": "S/8", "image_size": 256.0}, "image_size is 256.0"),
+        ({"model": "S/8", "input_size": -8}, "input_size is -8"),
+        ({"model": "S/8", "in_channels": 0}, "in_channels is 0"),
     ],
 )
 def test_what_cannot_be_counted_is_refused(facts, sentence):

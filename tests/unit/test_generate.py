@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import sys
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from dit_eval.cost.counter import count_flops
+from dit_eval.dit import build_dit
 from dit_eval.errors import CheckpointError, UsageError
 from dit_eval.generation import batch_sampler
 from dit_eval.generation.pipeline import generate
@@ -131,7 +135,7 @@ def test_existing_shards_are_not_sampled_again(draw, tmp_path):
 
 
 def test_a_vae_for_a_model_of_pixels_is_refused(draw):
-    with pytest.raises(UsageError, match="leave --vae out"):
+    with pytest.raises(UsageError, match="leave vae out"):
         draw(vae="ema")
 
 
@@ -139,8 +143,39 @@ def test_progress_counts_the_operations_of_guidance(draw):
     reports = []
     draw(progress=reports.append, batch_size=7)
     assert reports[-1].done == pytest.approx(NUM)
-    flops = count_flops(CONFIG, image_size=8 * 8, in_channels=3, num_classes=CLASSES).flops
+    flops = count_flops(CONFIG, input_size=8, in_channels=3, num_classes=CLASSES).flops
     assert reports[-1].flops == NUM * 6 * 2 * flops
+
+
+@pytest.mark.parametrize("learn_sigma", [True, False])
+def test_recorded_cost_is_that_of_the_model_that_ran(draw, tmp_path, learn_sigma):
+    options = {"input_size": 6, "in_channels": 3, "num_classes": CLASSES, "learn_sigma": learn_sigma}
+    save_file(build_dit(CONFIG, **options).state_dict(), tmp_path / "own.safetensors")
+    path = draw(ckpt=tmp_path / "own.safetensors", sampler="ode", num=2)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network = build_dit(CONFIG, **options).to("meta")
+        network(torch.empty(1, 3, 6, 6), torch.empty(1), torch.empty(1, dtype=torch.int64))
+    macs = json.loads(path.with_suffix(".json").read_text("utf-8"))["macs"]
+    assert macs == counter.get_total_flops() // 2
+
+
+def test_interruption_says_how_many_images_are_sampled(draw, tmp_path):
+    def stop(progress):
+        if progress.done > 8.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as interruption:
+        draw(progress=stop)
+    assert interruption.value.__notes__ == [f"8 of {NUM} images of {tmp_path / 'b.npz'} are sampled."]
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_json_of_another_program_is_kept(draw, tmp_path, fresh):
+    (tmp_path / "b.json").write_text('{"mine": true}')
+    with pytest.raises(UsageError, match=r"b\.json exists and is not the record of a batch"):
+        draw(fresh=fresh)
+    assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
+    assert (tmp_path / "b.json").read_text() == '{"mine": true}'
 
 
 def test_finished_batch_is_left_alone(draw):
@@ -272,6 +307,15 @@ def test_compiled_network_draws_the_same_images(draw, monkeypatch):
         ({"steps": 2000}, "choose 1 to 1000"),
         ({"image_size": 256}, "images of 8 pixels, not 256"),
         ({"shard": (4, 3)}, "count from 1/3 to 3/3"),
+        ({"num": 0}, "num is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"steps": 0}, "0 steps"),
+        ({"steps": 0, "sampler": "sde"}, "'0' is not a valid number of steps"),
+        ({"seed": -1}, "seed is -1"),
+        ({"device": "mps"}, "device 'mps' is not supported"),
+        ({"device": "cuda:77"}, "device 'cuda:77' is not available"),
+        ({"cfg": math.nan}, "cfg is nan"),
+        ({"cfg_interval": (math.nan, 1.0)}, "cfg_interval is "),
         ({"shard": (1, 3), "fresh": True}, "the work of the other shards"),
     ],
     ids=str,
@@ -283,8 +327,6 @@ def test_contradiction_is_refused_and_leaves_nothing(draw, tmp_path, options, co
 
 
 def test_network_whose_output_is_not_finite_is_refused(draw, weights, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(weights)
     tensors["final_layer.linear.bias"][:] = torch.nan
     save_file(tensors, tmp_path / "nan.safetensors")

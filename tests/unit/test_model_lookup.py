@@ -75,7 +75,7 @@ def test_checkpoint_may_be_a_file(tmp_path):
 
 
 def test_architecture_without_public_weights_asks_for_a_checkpoint():
-    with pytest.raises(UsageError, match=r"no weights of DiT-S/8 .*xl-256, xl-512, sit-256, own.*--ckpt"):
+    with pytest.raises(UsageError, match=r"no weights of DiT-S/8 .*xl-256, xl-512, sit-256, own.* as ckpt"):
         find_model("S/8")
 
 

@@ -76,6 +76,10 @@ def test_labels_of_a_file_are_taken_in_order(tmp_path):
         ("1 2", "holds 2 labels for 3 images"),
         ("1 2 x", "cannot be read"),
         ("1 2 10", "class 10 does not exist"),
+        ("1 2 -3", "class -3 does not exist"),
+        ("1 2 3.0", "cannot be read"),
+        ("1 2 " + "9" * 20, "cannot be read"),
+        ("", "holds 0 labels for 3 images"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(tmp_path, content, complaint):

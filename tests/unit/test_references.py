@@ -6,9 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dit_eval.errors import BatchError, StatisticsError, UsageError
+from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.evaluation.references import has_statistics, open_reference, require_same_protocol
+from dit_eval.evaluation.stats_files import merge
+from dit_eval.features.digits import DigitsNetwork
+from dit_eval.io import assets
+from dit_eval.io.npz import members
 
 IMAGES = np.zeros((5, 8, 8, 3), np.uint8)
 STATISTICS = {"mu": np.zeros(4), "sigma": np.eye(4), "mu_s": np.zeros(3), "sigma_s": np.eye(3)}
@@ -49,6 +55,18 @@ def test_samples_with_statistics_are_recognised(tmp_path: Path) -> None:
         ({"mu": np.full(4, np.nan), "sigma": np.eye(4)}, StatisticsError, "NaN or infinity"),
         ({"arr_0": IMAGES, "provenance": np.array("{]")}, BatchError, "its provenance is not the JSON"),
         ({"arr_0": IMAGES, "provenance": np.array("[1]")}, BatchError, "its provenance is not the JSON"),
+        ({"arr_0": IMAGES, "provenance": np.array("3")}, BatchError, "its provenance is not the JSON"),
+        ({"arr_0": IMAGES, "provenance": np.array(3)}, BatchError, "its provenance is not the JSON"),
+        ({"arr_0": IMAGES, "provenance": np.array("[" * 9000)}, BatchError, "its provenance is not the JSON"),
+        ({"arr_0": IMAGES, "provenance": np.array('{"protocol": 3}')}, BatchError, "its provenance is not"),
+        ({"arr_0": IMAGES, "provenance": np.array('{"protocol": {}}')}, BatchError, "its provenance is not"),
+        ({"arr_0": IMAGES, "provenance": np.array('{"n": "many"}')}, BatchError, "its provenance is not"),
+        ({"arr_0": IMAGES, "provenance": np.array('{"n": NaN}')}, BatchError, "its provenance is not"),
+        (
+            {"arr_0": IMAGES, "provenance": np.array('{"protocol": {"name": 1, "fingerprint": "a"}}')},
+            BatchError,
+            "its provenance is not",
+        ),
     ],
 )
 def test_files_that_are_no_reference_are_refused(
@@ -75,3 +93,48 @@ def test_statistics_of_another_protocol_are_refused(tmp_path: Path) -> None:
     require_same_protocol(reference, {"name": "clean", "fingerprint": "0123456789ab"})
     with pytest.raises(StatisticsError, match=r"statistics of protocol clean .* this run uses protocol adm"):
         require_same_protocol(reference, {"name": "adm", "fingerprint": "ba9876543210"})
+
+
+@pytest.mark.parametrize("name", ["ref.npz.1", "REF.NPZ", "download"])
+def test_statistics_count_whatever_the_file_is_called(tmp_path: Path, name: str) -> None:
+    bundled = assets.folder("reference_stats") / "digits.npz"
+    path, samples = tmp_path / name, saved(tmp_path / "a.npz", arr_0=members(bundled)["arr_0"].read()[:70])
+    path.write_bytes(bundled.read_bytes())
+    result = evaluate(samples, path, device="cpu")
+    assert result is not None
+    assert result.reference["statistics"] == "stored"
+    assert result.reference["provenance"]["n"] == 1797
+    assert result.protocol["name"] == "digits"
+    with pytest.raises(UsageError, match="carries stored statistics"):
+        evaluate(path, samples, device="cpu")
+    weights = {key: 2 * value for key, value in DigitsNetwork().state_dict().items()}
+    torch.save(weights, tmp_path / "other.pth")
+    with pytest.raises(StatisticsError, match="holds statistics of protocol digits"):
+        evaluate(samples, path, inception=tmp_path / "other.pth", device="cpu")
+
+
+def test_a_local_path_with_the_name_of_a_registered_reference_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert open_reference("digits").notes == ()
+    saved(tmp_path / "images.npz", arr_0=IMAGES).rename(tmp_path / "digits")
+    monkeypatch.chdir(tmp_path)
+    (note,) = open_reference("digits").notes
+    assert note.startswith(f"the reference is the local {tmp_path / 'digits'}, not the registered digits")
+    assert open_reference("./digits").notes == ()
+
+
+def test_a_reference_from_python_that_is_no_path_is_one_sentence() -> None:
+    with pytest.raises(UsageError, match="reference is of type NoneType; expected a path"):
+        open_reference(None)  # type: ignore[arg-type]
+
+
+def test_statistics_of_another_number_of_features_are_not_added(tmp_path: Path) -> None:
+    provenance = np.array('{"n": 5, "protocol": {"name": "clean", "fingerprint": "0123456789ab"}}')
+    other = STATISTICS | {"mu": np.zeros(5), "sigma": np.eye(5)}
+    files = [
+        saved(tmp_path / f"{number}.npz", **statistics, provenance=provenance)
+        for number, statistics in enumerate((STATISTICS, other))
+    ]
+    with pytest.raises(StatisticsError, match="statistics of other numbers of features"):
+        merge(files, tmp_path / "sum.npz")

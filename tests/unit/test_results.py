@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,31 @@ def test_a_file_of_anything_else_is_named(tmp_path: Path) -> None:
 def test_a_newer_schema_is_named() -> None:
     with pytest.raises(ResultError, match="a result of schema 2; this version reads schema 1"):
         Result.from_json(RESULT.to_json().replace('"schema": 1', '"schema": 2'))
+
+
+def test_a_notebook_shows_intervals_and_warnings_and_runs_no_script_of_a_foreign_result() -> None:
+    script = "<script>alert(1)</script>"
+    shown = replace(
+        RESULT,
+        metrics={"fid": 2.2712345, "inception_score": 278.24},
+        intervals={"fid": {"se": 0.05, "low": 2.17, "high": 2.37}},
+        measured_against=dict.fromkeys(RESULT.metrics, script),
+        missing={"precision": script},
+        protocol={**RESULT.protocol, "name": script, "fingerprint": script},
+        samples={**RESULT.samples, "path": script},
+        warnings=(script,),
+    )._repr_html_()
+    assert "<td>2.2712</td><td>0.1000</td>" in shown
+    assert "<td>278.2400</td><td></td>" in shown
+    assert "<p>Warning: &lt;script&gt;" in shown
+    assert "<script" not in shown
+
+
+def test_a_value_that_rounds_to_zero_has_no_sign() -> None:
+    result = replace(RESULT, metrics={"fid": -1e-7})
+    for shown in (result.table(), result._repr_html_()):
+        assert "0.0000" in shown
+        assert "-0.0000" not in shown
 
 
 def test_the_table_fits_80_columns_and_shows_absence_with_its_reason() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,29 @@ def test_batch_is_not_larger_than_the_number_of_images():
     assert settings(num=3, batch_size=32)["batch_size"] == 3
 
 
-@pytest.mark.parametrize("seed", [-1, 2**64])
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5])
 def test_seed_of_more_than_64_bits_is_refused(seed):
-    with pytest.raises(UsageError, match="seed"):
+    with pytest.raises(UsageError, match="seed is"):
         settings(seed=seed)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, None, "8"])
+@pytest.mark.parametrize("parameter", ["num", "batch_size"])
+def test_number_of_images_that_is_not_a_positive_integer_is_refused(parameter, value):
+    with pytest.raises(UsageError, match=f"^{parameter} is .*expected an integer of at least 1"):
+        settings(**{parameter: value})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_are_refused(value):
+    for request in ({"cfg": value}, {"cfg_interval": (0.1, value)}, {"cfg_interval": [value, 1.0]}):
+        (parameter,) = request
+        with pytest.raises(UsageError, match=f"^{parameter} is .*expected finite numbers"):
+            settings(**request)
+    with pytest.raises(UsageError, match=r"^eta is "):
+        settings({"eta": value}, sampler="ddim")
+    with pytest.raises(UsageError, match=r"^last_step_size is "):
+        settings({"last_step_size": value}, sampler="sde")
 
 
 def test_option_that_no_sampler_has_is_a_programming_error():

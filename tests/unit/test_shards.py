@@ -10,7 +10,7 @@ import pytest
 
 from dit_eval.errors import BatchError, UsageError
 from dit_eval.generation import shards as shards_module
-from dit_eval.generation.shards import ShardFolder
+from dit_eval.generation.shards import ShardFolder, interruption_noted
 from dit_eval.io.assets import sha256
 
 SHAPE = (4, 4, 3)
@@ -104,6 +104,84 @@ def test_file_of_unknown_origin_is_refused_and_kept(tmp_path):
     with pytest.raises(UsageError, match="without a record of how it was made"):
         folder(tmp_path).open()
     assert (tmp_path / "b.npz").read_bytes() == b"mine"
+
+
+NOT_RECORDS = [
+    b"3",
+    b"null",
+    b"[]",
+    b"",
+    b"{}",
+    b"no JSON",
+    b'{"plan": 3}',
+    b'{"plan": {}}',
+    b'{"metrics": {"fid": 1}}',
+    b"\xff",
+]
+
+
+@pytest.mark.parametrize("content", NOT_RECORDS, ids=str)
+@pytest.mark.parametrize("npz", [True, False], ids=["finished", "new"])
+def test_unrelated_json_is_neither_replaced_nor_deleted(tmp_path, content, npz):
+    shards = finished(tmp_path) if npz else folder(tmp_path)
+    shards.record.write_bytes(content)
+    for action in (shards.open, shards.clear):
+        with pytest.raises(UsageError, match=r"b\.json exists and is not the record of a batch.*another out"):
+            action()
+    assert shards.record.read_bytes() == content
+    assert shards.out.exists() == npz
+    assert not shards.folder.exists()
+
+
+def test_json_that_appears_while_sampling_stops_the_merge_and_keeps_the_shards(tmp_path):
+    shards = folder(tmp_path)
+    shards.open()
+    write_all(shards)
+    shards.record.write_text("mine")
+    with pytest.raises(UsageError, match="not the record of a batch"):
+        shards.merge(LABELS, {})
+    assert shards.record.read_text() == "mine"
+    assert shards.missing() == []
+    shards.record.unlink()
+    assert shards.merge(LABELS, {})
+
+
+@pytest.mark.parametrize("content", NOT_RECORDS, ids=str)
+def test_plan_of_a_folder_that_cannot_be_read_is_refused(tmp_path, content):
+    shards = folder(tmp_path)
+    shards.open()
+    (shards.folder / "plan.json").write_bytes(content)
+    with pytest.raises(UsageError, match=r"other settings|without a record"):
+        shards.open()
+
+
+@pytest.mark.parametrize(
+    "arrays", [{"other": IMAGES[:4]}, {"arr_0": IMAGES[:4].astype(float)}, {"arr_0": IMAGES[:3]}], ids=list
+)
+def test_file_that_is_not_the_shard_that_was_written_is_named(tmp_path, arrays):
+    shards = folder(tmp_path)
+    shards.open()
+    write_all(shards)
+    np.savez(shards.folder / "00000004.npz", **arrays)
+    with pytest.raises(BatchError, match=r"00000004\.npz is not the shard that was written"):
+        shards.merge(LABELS, {})
+
+
+@pytest.mark.parametrize(("written", "count"), [((), 0), ((2,), 2), ((0, 2), 6)])
+def test_interruption_notes_the_number_of_images_on_the_disk(tmp_path, written, count):
+    shards = folder(tmp_path)
+    shards.open()
+    write_all(shards, written)
+    with pytest.raises(KeyboardInterrupt) as stop, interruption_noted(shards.out, num=10, shard_size=4):
+        raise KeyboardInterrupt
+    assert stop.value.__notes__ == [f"{count} of 10 images of {shards.out} are sampled."]
+
+
+def test_interruption_after_the_merge_notes_all_images(tmp_path):
+    shards = finished(tmp_path)
+    with pytest.raises(KeyboardInterrupt) as stop, interruption_noted(shards.out, num=10, shard_size=4):
+        raise KeyboardInterrupt
+    assert stop.value.__notes__ == [f"10 of 10 images of {shards.out} are sampled."]
 
 
 def test_opening_a_finished_batch_removes_the_folder_of_a_killed_process(tmp_path):

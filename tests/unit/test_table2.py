@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from click.testing import CliRunner
 
 from dit_eval.cli import main
-from dit_eval.errors import ResultError
-from dit_eval.results.published import architecture, published_results
-from dit_eval.results.table2 import paper_row, table2
+from dit_eval.errors import AssetError, ResultError
+from dit_eval.results import published
+from dit_eval.results.published import architecture, published_gflops, published_results
+from dit_eval.results.result import Result
+from dit_eval.results.table2 import ComparableTable, paper_row, paper_rows, table2
 from tests.handmade import handmade
 
 
@@ -17,8 +21,13 @@ def line(text: str, start: str) -> list[str]:
     return row.split()
 
 
+def only_table(*results: Result) -> ComparableTable:
+    (table,) = table2(results).tables
+    return table
+
+
 def test_the_papers_fifteen_rows_stand_as_printed() -> None:
-    rows = table2([]).paper
+    rows = paper_rows()
     assert len(rows) == 15
     assert [rows[-1].cells()[name] for name in ("fid", "sfid", "inception_score", "precision", "recall")] == [
         "2.27",
@@ -31,9 +40,8 @@ def test_the_papers_fifteen_rows_stand_as_printed() -> None:
 
 
 def test_a_comparable_result_is_listed_with_the_difference_from_the_paper() -> None:
-    table = table2([handmade(cfg=1.5, fid=2.21, recall=0.58)])
-    assert not table.others
-    text = table.text(width=80)
+    text = table2([handmade(cfg=1.5, fid=2.21, recall=0.58)]).text(width=80)
+    assert text.count(" FID↓ ") == 1
     assert line(text, "dit-xl-2-256 (cfg=1.50)")[2:4] == ["50K", "2.21"]
     difference = line(text, "minus the paper's")
     assert difference[3] == "-0.06"
@@ -52,27 +60,55 @@ def test_a_comparable_result_is_listed_with_the_difference_from_the_paper() -> N
         ({"size": 512}, "images of 512×512, not 256×256"),
     ],
 )
-def test_any_other_result_is_listed_separately_with_the_reason(facts: dict, reason: str) -> None:
-    table = table2([handmade(**facts)])
-    assert not table.comparable
-    (row,) = table.others
-    assert row.reasons == (reason,)
+def test_any_other_result_has_a_table_of_its_own_with_the_reason(facts: dict, reason: str) -> None:
+    comparable, separate = table2([handmade(**facts), handmade()]).tables
+    assert [row.n for row in comparable.rows] == [50_000]
+    assert len(comparable.paper) == 15
+    assert separate.paper == ()
+    (row,) = separate.rows
     assert row.paper is None
-    assert reason in " ".join(table.text().split())
+    assert reason in " ".join(separate.text().split())
+
+
+def test_guidance_on_all_channels_is_not_that_of_the_papers_rows() -> None:
+    result = handmade()
+    result.samples["plan"]["cfg_channels"] = "all"
+    table = only_table(result)
+    assert table.paper == ()
+    assert "guidance on all channels, not 3" in table.text()
+
+
+def test_results_that_check_would_not_compare_share_no_table_whatever_their_guidance() -> None:
+    balanced = handmade(cfg=1.5)
+    balanced.samples["plan"]["labels"] = "balanced"
+    first, second = table2(
+        [handmade(n=500), handmade(n=500, cfg=1.5), replace(balanced, samples={**balanced.samples, "n": 500})]
+    ).tables
+    assert [row.name for row in first.rows] == ["dit-xl-2-256 (cfg=1.00)", "dit-xl-2-256 (cfg=1.50)"]
+    assert [row.name for row in second.rows] == ["dit-xl-2-256 (cfg=1.50)"]
+    assert "plan.labels (not recorded there, balanced here)" in " ".join(second.text().split())
+
+
+def test_intervals_stand_below_the_numbers_and_are_never_shown_as_zero() -> None:
+    text = table2([handmade(error=0.0033)]).text(width=80)
+    assert line(text, "± 95 %") == ["±", "95", "%", *["0.003"] * 5]
+    assert "± 95 %" not in table2([handmade()]).text()
+    assert line(table2([handmade(error=0.5)]).text(), "± 95 %")[-5:] == ["0.50"] * 5
+
+
+def test_a_number_that_rounds_to_zero_has_no_sign() -> None:
+    assert only_table(handmade(fid=-1e-9)).rows[0].cells()["fid"] == "0.00"
 
 
 def test_the_reference_counts_by_its_name_or_by_the_name_of_its_file() -> None:
-    assert table2([handmade(reference="refs/VIRTUAL_imagenet256_labeled.npz")]).comparable
+    assert only_table(handmade(reference="refs/VIRTUAL_imagenet256_labeled.npz")).paper
 
 
 def test_a_batch_of_unknown_origin_has_no_row_of_the_paper() -> None:
-    (row,) = table2([handmade(model=None, samples="runs/other.npz")]).comparable
+    table = only_table(handmade(model=None, samples="runs/other.npz"))
+    assert len(table.paper) == 15
+    (row,) = table.rows
     assert (row.name, row.paper) == ("other.npz", None)
-
-
-def test_results_of_two_protocols_are_refused() -> None:
-    with pytest.raises(ResultError, match=r"with protocol adm .* with protocol clean"):
-        table2([handmade(), handmade(protocol="clean")])
 
 
 @pytest.mark.parametrize(
@@ -98,15 +134,31 @@ def test_architecture_of_a_name(name: str, expected: str | None) -> None:
     assert architecture(name) == expected
 
 
-def test_the_command_prints_the_table_and_refuses_mixtures_and_other_files(tmp_path) -> None:
+def test_the_command_prints_the_tables_and_refuses_other_files(tmp_path) -> None:
     adm, clean = tmp_path / "adm.json", tmp_path / "clean.json"
     handmade().save(adm)
     handmade(protocol="clean").save(clean)
-    done = CliRunner().invoke(main, ["table2", str(adm)], catch_exceptions=False)
-    assert done.stdout.rstrip() == table2([handmade()]).text()
-    with pytest.raises(ResultError, match="a single protocol"):
-        CliRunner().invoke(main, ["table2", str(adm), str(clean)], catch_exceptions=False)
+    done = CliRunner().invoke(main, ["table2", str(adm), str(clean)], catch_exceptions=False)
+    assert done.stdout.rstrip() == table2([handmade(), handmade(protocol="clean")]).text()
     (tmp_path / "other.json").write_text("{}")
     for name, words in (("other.json", "not a result"), ("absent.json", "No such file")):
         with pytest.raises(ResultError, match=f"{name}.*{words}"):
             CliRunner().invoke(main, ["table2", str(tmp_path / name)], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[results.x]\nlable = 'X'", r"published\.toml: entry \[results\.x\] has the unknown key 'lable'"),
+        ("[results.x]\nlabel = 'X'", r"entry \[results\.x\] lacks the key 'image_size'"),
+        ("[[gflops]]\nmodel = 'X'\ngflop = 3", r"entry \[gflops 0\] has the unknown key 'gflop'"),
+        ("results = [", "cannot be read as TOML"),
+    ],
+)
+def test_a_mistake_in_the_published_rows_is_an_error_that_names_it(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, content: str, words: str
+) -> None:
+    (tmp_path / "published.toml").write_text(content)
+    monkeypatch.setattr(published, "folder", lambda kind: tmp_path)
+    with pytest.raises(AssetError, match=words):
+        published_results.__wrapped__(), published_gflops()
