@@ -31,7 +31,7 @@ test: unit ## every tier of tests
 unit: $(INSTALLED) ## unit tests, about a minute
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto tests/unit
 
-slow: $(INSTALLED) ## simulations with known answers: coverage of intervals, false alarms of the check
+slow: $(INSTALLED) ## tests that take minutes: coverage of intervals, false alarms of the check, full rank
 	$(BIN)/pytest -m simulation
 
 # 2,000 images notice 10 sampling steps instead of 50 (FID +54 %); with 500 images FID would have to rise by 80 %.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dit_eval.errors import BatchError
+from dit_eval.errors import BatchError, require_positive
 from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.features.extractor import FeatureExtractor
 from dit_eval.features.protocols import INCEPTION, Protocol, protocol_named
@@ -127,6 +127,7 @@ def load_extraction(
     inception: a file of weights used instead of the registered ones, for protocols with the Inception by
     default $DIT_EVAL_INCEPTION; results that use it are marked.
     """
+    require_positive(batch_size=batch_size)
     features_limit()  # raises before the work rather than after it
     chosen = protocol_named(protocol or DEFAULT_PROTOCOL)
     rank = Rank.from_environment()

@@ -21,6 +21,7 @@ from dit_eval.metrics.fid_infinity import extrapolated_distance, subset_sizes
 from dit_eval.metrics.frechet import frechet_distance, frechet_influence
 from dit_eval.metrics.gaussian import Gaussian
 from dit_eval.metrics.inception_score import score_influence
+from dit_eval.metrics.intervals import Interval, interval, proportion_interval, standard_error
 from dit_eval.metrics.precision_recall import PrecisionRecall, precision_recall
 
 _FLOAT16 = "the same, in float16 as on a GPU"
@@ -35,13 +36,25 @@ class Measurement:
     """The value of a metric.
 
     influence: one entry per image (see `metrics.intervals`), None for a metric without an interval; by_class:
-    how many images of each class lie inside the other set's manifold, where labels are known.
+    how many images of each class lie inside the other set's manifold, where labels are known; share_of: for
+    a share of images, how many they are; se: the standard error where it is not that of the influences.
     """
 
     value: float
     measured_against: str
     influence: np.ndarray | None = None
     by_class: dict[str, list[int]] | None = None
+    share_of: int | None = None
+    se: float | None = None
+
+    def interval(self) -> Interval | None:
+        """The 95 % interval, None for a metric without one."""
+        if self.influence is None:
+            return None
+        se = standard_error(self.influence.astype(np.float32)) if self.se is None else self.se
+        if self.share_of is None:
+            return interval(self.value, se)
+        return proportion_interval(self.value, se, self.share_of)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,13 +142,15 @@ def _inception_score_order_free(inputs: MetricInputs) -> Measurement:
 def _precision(inputs: MetricInputs) -> Measurement:
     exact, labels = inputs.exact, inputs.sample_labels
     by_class = None if labels is None else inside_by_class(exact.samples_inside, labels)
-    return Measurement(exact.precision, _exact(exact), exact.precision_influence(), by_class)
+    influence, n = exact.precision_influence(), len(exact.samples_inside)
+    return Measurement(exact.precision, _exact(exact), influence, by_class, share_of=n)
 
 
 def _recall(inputs: MetricInputs) -> Measurement:
     exact, labels = inputs.exact, inputs.reference_labels
     by_class = None if labels is None else inside_by_class(exact.reference_inside, labels)
-    return Measurement(exact.recall, _exact(exact), exact.recall_influence(), by_class)
+    influence, n = exact.recall_influence(), len(exact.reference_inside)
+    return Measurement(exact.recall, _exact(exact), influence, by_class, share_of=n, se=exact.recall_error())
 
 
 def _exact(exact: PrecisionRecall) -> str:

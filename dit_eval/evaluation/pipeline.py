@@ -26,7 +26,6 @@ from dit_eval.evaluation.references import (
 from dit_eval.io.batch_record import read_record
 from dit_eval.io.batches import ArrayImages, Images, open_images
 from dit_eval.metrics.inception_score import SORTED_SCORE_RATIO
-from dit_eval.metrics.intervals import interval
 from dit_eval.metrics.precision_recall import require_points
 from dit_eval.results.comparability import result_fingerprint
 from dit_eval.results.result import Result
@@ -107,7 +106,7 @@ def evaluate(
     }
     return Result(
         metrics=metrics,
-        intervals={name: asdict(interval(metrics[name], values)) for name, values in influence.items()},
+        intervals={name: asdict(ends) for name, entry in measurements.items() if (ends := entry.interval())},
         measured_against={name: entry.measured_against for name, entry in measurements.items()},
         missing=missing,
         **metadata,

@@ -37,9 +37,10 @@ def permutations(n: int) -> Iterator[np.ndarray]:
 
 
 def random_subsets(n: int, words: int) -> np.ndarray:
-    """64·`words` random subsets of n images, each holding an image with a probability of 5/8: (words, n) uint64.
+    """64 random subsets of n images for each word, in which every image is with probability 5/8.
 
-    Bit b of word w says which images are in subset 64·w + b. The same on every machine.
+    Returns (words, n) uint64, the same on every machine: bit b of word w says which images are in subset
+    64·w + b.
     """
     a, b, c = np.random.Philox(_SEED).random_raw((3, words, n))
     return a | (b & c)

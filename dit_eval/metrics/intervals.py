@@ -5,7 +5,7 @@ the metric is Σφ²/n², and that of the difference of two metrics over the sam
 differences of their φ. An interval is that of the metric at this n, with the reference taken as fixed: it
 does not cover a bias that decreases with n. Where single images have no such φ, as with recall, other values
 take its place whose squares have the same sum.
-Source: infinitesimal jackknife, Jaeckel 1972.
+Sources: infinitesimal jackknife, Jaeckel 1972; score interval of a proportion, Wilson 1927.
 """
 
 from __future__ import annotations
@@ -37,8 +37,23 @@ def standard_error(influence: np.ndarray) -> float:
     return float(np.sqrt(np.var(influence) / (len(influence) - 1)))
 
 
-def interval(value: float, influence: np.ndarray) -> Interval:
-    """The 95 % interval of a metric with influences (n,)."""
-    se = standard_error(influence)
+def interval(value: float, se: float) -> Interval:
+    """The 95 % interval of a metric with this standard error."""
     half_width = normal_quantile() * se
     return Interval(se, value - half_width, value + half_width)
+
+
+def proportion_interval(value: float, se: float, n: int) -> Interval:
+    """The 95 % score interval of a share of n images with this standard error; it lies within 0…1.
+
+    The effective number of images is that of independent ones whose share would have this standard error, or
+    n if the standard error is 0. A share of 0 or 1 counts as one image more or less for that number.
+    """
+    inside = min(max(value, 1 / n), 1 - 1 / n)
+    effective = inside * (1 - inside) / se**2 if se else n
+    z = normal_quantile()
+    centre = (value + z**2 / (2 * effective)) / (1 + z**2 / effective)
+    spread = value * (1 - value) / effective + z**2 / (4 * effective**2)
+    half_width = z * spread**0.5 / (1 + z**2 / effective)
+    # Rounding must not move an end at 0 or 1 beyond it
+    return Interval(se, max(0.0, min(value, centre - half_width)), min(1.0, max(value, centre + half_width)))

@@ -17,13 +17,12 @@ from matplotlib.figure import Figure
 from scipy.special import bdtr
 from scipy.stats import binomtest
 
-from dit_eval.report.figures import SIZE, STYLE, style_cycle
+from dit_eval.report.figures import SIZE, STYLE, shorten, style_cycle
 from dit_eval.results.metric_names import METRICS
 from dit_eval.results.result import Result
 
 MAX_NAMED_CLASSES = 20  # classes whose names fit below a figure
 LOWEST = 10  # classes listed if there are more
-LABEL_CHARACTERS = 36  # of a result's name that fit below a figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +46,8 @@ class ClassShares:
 
     @property
     def legend(self) -> str:
-        """The metric and the name of the result, cut at the front if it is long."""
-        name = self.name
-        if len(name) > LABEL_CHARACTERS:
-            name = f"…{name[1 - LABEL_CHARACTERS :]}"
-        return f"{self.overall:.3f}  {name}"
+        """The metric and the name of the result."""
+        return f"{self.overall:.3f}  {shorten(self.name)}"
 
     def lowest(self) -> str:
         """The classes with the smallest shares, as `label (share of n)`."""

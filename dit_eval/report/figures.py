@@ -27,6 +27,7 @@ INK = "#161b22"  # text and axes; replaced by the page's text colour in an SVG
 PUBLISHED = "#8b949e"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito: colour-blind safe
 MARKERS = ("o", "^", "s", "D")
+LABEL_CHARACTERS = 36  # of a name that fit below a figure
 SIZE = (4.4, 3.6)  # inches, about the width of a phone
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
@@ -115,13 +116,12 @@ def figures(results: Sequence[Result]) -> dict[str, Figure]:
             axes = figure.add_subplot()
             points = draw_figure(name, axes, results)
             if len({point.gflops for point in points} if panel.log else points) > 1:
-                axes.legend()
                 drawn[name] = figure
     return drawn
 
 
 def draw_figure(name: str, axes: Axes, results: Sequence[Result]) -> list[PlotPoint]:
-    """Draw one of FIGURES, without a legend, and return its points; none without a measured one."""
+    """Draw one of FIGURES and return its points; nothing without a measured one."""
     panel = FIGURES[name]
     measured = _with_values(
         [_measured_point(result) for result in results if "plan" in result.samples], panel
@@ -138,6 +138,7 @@ def draw_figure(name: str, axes: Axes, results: Sequence[Result]) -> list[PlotPo
     else:
         axes.locator_params(nbins=6)
     axes.margins(0.12)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), borderpad=0)  # below, where no error bar is
     return points
 
 
@@ -176,7 +177,7 @@ def _draw_series(axes: Axes, points: Sequence[PlotPoint], panel: Panel, style: d
         for axis, name in (("x", panel.x), ("y", panel.y))
         if any(name in point.intervals for point in points)
     }
-    axes.errorbar(*zip(*positions, strict=True), **errors, elinewidth=0.8, **style)
+    axes.errorbar(*zip(*positions, strict=True), **errors, elinewidth=0.8, capsize=2.5, **style)
     for point, position in zip(points, positions, strict=True) if panel.annotate else ():
         axes.annotate(
             f"{point.cfg:g}",
@@ -212,6 +213,11 @@ def _series(points: Sequence[PlotPoint]) -> Iterator[tuple[list[PlotPoint], dict
         yield series, style
 
 
+def shorten(name: str) -> str:
+    """The name, cut at the front if it is too long for a legend."""
+    return name if len(name) <= LABEL_CHARACTERS else f"…{name[1 - LABEL_CHARACTERS :]}"
+
+
 def style_cycle() -> Iterator[dict[str, Any]]:
     """Styles that differ by colour and, once all colours are used, by marker too."""
     for marker, color in cycle(product(MARKERS, PALETTE)):
@@ -221,7 +227,7 @@ def style_cycle() -> Iterator[dict[str, Any]]:
 def _measured_point(result: Result) -> PlotPoint:
     plan, macs = result.samples["plan"], result.samples.get("macs")
     return PlotPoint(
-        series=f"{plan['model']}, {short_count(result.samples['n'])} images",
+        series=f"{shorten(plan['model'])}, {short_count(result.samples['n'])} images",
         published=False,
         cfg=plan["cfg"],
         metrics=result.metrics,

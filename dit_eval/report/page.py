@@ -121,7 +121,7 @@ def _metadata(result: Result) -> Iterator[tuple[str, str]]:
             yield f"protocol: {key.replace('_', ' ')}", _format(value)
     weights = result.protocol["weights"]
     kind = "official" if weights["official"] else "custom"
-    yield "protocol: weights", f"{weights['file']} ({kind}), SHA-256 {weights['sha256']}"
+    yield "protocol: weights", f"{weights.get('file', 'unnamed')} ({kind}), SHA-256 {weights['sha256']}"
     for key, value in result.environment.items():
         yield f"run: {key.replace('_', ' ')}", _format(value)
 

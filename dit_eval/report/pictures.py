@@ -48,7 +48,8 @@ def draw_sheet(title: str, section: Mapping[str, Any], role: str, like: Sheet | 
     path = _find(str(section["path"]), role)
     arrays = npz.members(path) if path and file_kind(path) in ("npz", "damaged-zip") else {}
     images, labels = arrays.get("arr_0"), arrays.get("arr_1")
-    if images is None or images.shape != (section.get("n"), *section.get("size", ()), 3):
+    measured_shape = (section.get("n"), *section.get("size", ()), 3)
+    if images is None or images.dtype != np.uint8 or images.shape != measured_shape:
         return None
     if labels is None or labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         rows = {"": np.arange(min(COLUMNS, len(images)))}

@@ -39,8 +39,7 @@ def plot_scaling(out: Path, rows: Sequence[FlopRow], results: Sequence[Result] =
         _cost_against_parameters(first, rows)
         for axes, table in zip(others, tables, strict=True):
             draw_figure("fid-gflops", axes, table.results)
-            axes.set_title(f"Quality against cost\n{table.subject}", loc="left")
-            axes.legend()
+            axes.set_title(f"Quality against cost\n{table.subject}", loc="left", fontsize="medium")
         return save_figure(out, figure)
 
 

@@ -1,7 +1,7 @@
 """Per-image influences on each metric, as part of a result's JSON: what a paired comparison needs.
 
 Each metric's float32 array is compressed and written as text, about 0.9 MB for 50,000 images. It holds one
-value per image; for recall, one per reference image and sub-batch.
+value per image; for recall, one per random subset of the samples.
 """
 
 from __future__ import annotations

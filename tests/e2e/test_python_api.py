@@ -52,6 +52,7 @@ def test_too_few_arrays_are_refused(reference: Path, golden_inception: Path) -> 
 
 def test_arrays_under_torchrun_are_refused(reference, golden_inception, monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(UsageError, match="arrays are evaluated by one process, and there are 2"):
         dit_eval.evaluate([some_images(4, 0)], reference, inception=golden_inception)
 
@@ -88,3 +89,17 @@ def test_a_notebook_shows_a_result_as_a_table() -> None:
     assert shown.count("<tr>") == 1 + 5
     assert "<td>9.6000</td>" in shown
     assert "&lt;b&gt;.npz: 50,000 images, protocol adm adm-fingerprint" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; expected an integer of at least 1"),
+        ({"device": "mps"}, "device 'mps' is not supported"),
+        ({"device": "cuda:77"}, "device 'cuda:77' is not available"),
+    ],
+)
+def test_wrong_parameters_of_an_evaluation_are_named(tmp_path: Path, options, complaint: str) -> None:
+    np.savez(tmp_path / "samples.npz", some_images(5, 0)[:, :8, :8])
+    with pytest.raises(UsageError, match=complaint):
+        dit_eval.evaluate(tmp_path / "samples.npz", "digits", **options)

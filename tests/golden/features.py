@@ -24,7 +24,7 @@ _SIZES = {  # rows of the reference and of the samples
 
 
 def case(name: str) -> dict[str, NDArray[np.float32]]:
-    """The arrays ref_pool (N, 2048), ref_spatial (N, 2023), samples_pool (M, 2048), samples_spatial (M, 2023)."""
+    """{ref,samples}_pool, (N, 2048) and (M, 2048), and {ref,samples}_spatial, (N, 2023) and (M, 2023)."""
     arrays = {
         f"{which}_{kind}": features(n, dimension, which)
         for which, n in zip(("ref", "samples"), _SIZES[name], strict=True)

@@ -166,7 +166,8 @@ def test_a_file_of_another_digest_is_exit_2_and_an_older_certificate_stays(
     out.write_text("older")
     run = certify(out)
     assert_one_sentence(run)
-    assert "the download of stand-in is not the registered file" in run.stderr
+    assert "stand-in could not be downloaded" in run.stderr
+    assert "which is not the registered file" in run.stderr
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     assert out.read_text() == "older"
 

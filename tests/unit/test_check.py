@@ -218,7 +218,7 @@ def test_pairing_data_that_is_missing_is_a_warning_in_every_format(tmp_path: Pat
     assert without.passed
     (warning,) = without.warnings
     assert "c.json without per-image data" in warning
-    assert "WARNING: " in render(without, "text")
+    assert "WARNING:" in render(without, "text")
     assert "**Warning:** " in render(without, "markdown")
     assert "::warning " in render(without, "github")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from dit_eval.cli import main
-from dit_eval.diagnostics.doctor import diagnose
+from dit_eval.diagnostics.doctor import Problem, colour_shifts, diagnose
+from dit_eval.diagnostics.pixel_stats import scan_pixels
 from dit_eval.evaluation.extraction import load_extraction
 from dit_eval.evaluation.pipeline import make_reference
 from dit_eval.evaluation.references import open_reference
 from dit_eval.io.assets import folder
+from dit_eval.io.batches import ArrayImages
 from tests.golden.images import build
 
 DIGITS = folder("reference_stats") / "digits.npz"
@@ -88,6 +91,26 @@ def keep_few(arrays: Arrays) -> Arrays:
     return {name: array[:60] for name, array in arrays.items()}
 
 
+def darken(arrays: Arrays) -> Arrays:
+    return arrays | {"arr_0": arrays["arr_0"] // 2}
+
+
+def keep_few_labels(arrays: Arrays) -> Arrays:
+    return arrays | {"arr_1": arrays["arr_1"][:50]}
+
+
+def drop_labels(arrays: Arrays) -> Arrays:
+    return arrays | {"arr_1": np.empty(0, np.int64)}
+
+
+def use_huge_labels(arrays: Arrays) -> Arrays:
+    return arrays | {"arr_1": np.random.default_rng(0).choice([0, 10**12], len(arrays["arr_0"]))}
+
+
+def shorten_statistics(arrays: Arrays) -> Arrays:
+    return arrays | {"mu": np.zeros(7), "sigma": np.eye(7)}
+
+
 @pytest.fixture
 def stale(digits: Arrays, tmp_path: Path) -> Arrays:
     """The images with the statistics of a part of them."""
@@ -106,10 +129,15 @@ def stale(digits: Arrays, tmp_path: Path) -> Arrays:
         (copy_some, {"duplicates"}),
         (paint(128), {"constant", "duplicates"}),
         (paint(255), {"constant", "duplicates", "saturated"}),
-        (saturate, {"saturated", "duplicates"}),
+        (saturate, {"saturated", "duplicates", "colours"}),
         (halve, {"floats"}),
         (break_floats, {"floats"}),
         (keep_few, {"few"}),
+        (darken, {"colours"}),
+        (keep_few_labels, {"labels"}),
+        (drop_labels, {"labels"}),
+        (use_huge_labels, {"balance"}),
+        (shorten_statistics, {"statistics"}),
     ],
 )
 def test_a_planted_problem_is_found_and_no_other(
@@ -118,8 +146,55 @@ def test_a_planted_problem_is_found_and_no_other(
     assert problems(plant(digits), tmp_path) == names
 
 
-def test_grey_images_are_a_problem_unless_the_reference_is_grey_too(digits: Arrays, tmp_path: Path) -> None:
-    assert problems(digits, tmp_path, reference=None) == {"grey"}
+def test_a_data_set_may_be_grey(digits: Arrays, tmp_path: Path) -> None:
+    assert problems(digits, tmp_path, reference=None) == set()
+
+
+def test_grey_images_are_found_beside_a_reference_in_colour(photographs: np.ndarray, tmp_path: Path) -> None:
+    grey = photographs.mean(axis=-1, keepdims=True).astype(np.uint8).repeat(3, axis=-1)
+    found = compared(grey, photographs, tmp_path)
+    assert found["grey"].invalidates is False
+
+
+@pytest.fixture(scope="module")
+def photographs() -> np.ndarray:
+    """300 photographs of 64×64 pixels."""
+    with np.load(shared("golden", "caseC_ref_64.npz")) as arrays:
+        return arrays["arr_0"]
+
+
+def compared(images: np.ndarray, reference: np.ndarray, folder: Path) -> dict[str, Problem]:
+    """The problems in the pixels of these images beside that reference, by name."""
+    np.savez(folder / "images.npz", images)
+    np.savez(folder / "reference.npz", reference)
+    found = diagnose(folder / "images.npz", open_reference(folder / "reference.npz"), None)
+    return {problem.name: problem for problem in found}
+
+
+def test_swapped_channels_are_an_error_and_other_brightness_or_contrast_a_warning(
+    photographs: np.ndarray, tmp_path: Path
+) -> None:
+    images, reference = photographs[::2], photographs[1::2]
+    assert compared(images, reference, tmp_path) == {}
+    swapped = compared(images[..., ::-1], reference, tmp_path)
+    assert [(name, problem.invalidates) for name, problem in swapped.items()] == [("channels", True)]
+    assert "median red minus blue is -1" in swapped["channels"].description
+    for darker in (images // 2, (images * 0.75).astype(np.uint8), images // 2 + 60):
+        found = compared(darker, reference, tmp_path)
+        assert [(name, problem.invalidates) for name, problem in found.items()] == [("colours", False)]
+
+
+@pytest.mark.parametrize("n", [40, 100])
+def test_random_subsets_of_one_data_set_have_the_same_colours(
+    photographs: np.ndarray, digits: Arrays, n: int
+) -> None:
+    rng = np.random.default_rng(0)
+    for images in (photographs, digits["arr_0"]):
+        whole = scan_pixels(ArrayImages(images))
+        for _ in range(300):
+            order = rng.permutation(len(images))
+            rest = replace(whole, n=len(images) - n, colours=whole.colours[order[n:]])
+            assert colour_shifts(whole.colours[order[:n]], rest) == []
 
 
 def test_statistics_of_other_images_are_found_in_a_batch_and_in_a_reference(

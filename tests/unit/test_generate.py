@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from dit_eval.cost.counter import count_flops
 from dit_eval.dit import build_dit
 from dit_eval.errors import CheckpointError, UsageError
-from dit_eval.generation import batch_sampler
 from dit_eval.generation.pipeline import generate
 from dit_eval.io.assets import sha256
 from dit_eval.runtime.distributed import Rank, StridedShard
@@ -274,19 +273,6 @@ def test_speed_of_several_processes_is_that_of_one(draw):
 def test_speed_of_a_single_batch_is_unknown(draw):
     path = draw(batch_size=NUM)
     assert json.loads(path.with_suffix(".json").read_text("utf-8"))["speed"] is None
-
-
-def test_compiled_network_draws_the_same_images(draw, monkeypatch):
-    calls = []
-
-    def eager(function):
-        calls.append(function)
-        return function
-
-    monkeypatch.setattr(batch_sampler.torch, "compile", eager)
-    compiled = images(draw("b.npz", compile=True))
-    assert len(calls) == 1
-    np.testing.assert_array_equal(compiled, images(draw("a.npz")))
 
 
 @pytest.mark.parametrize(

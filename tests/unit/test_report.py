@@ -170,6 +170,12 @@ def test_a_result_without_recorded_cost_is_in_the_other_figures() -> None:
     assert series(drawn["fid-gflops"])["dit-xl-2-256, 50K images"][0] == [9.6]
 
 
+@pytest.mark.parametrize("fid", [0.0, -1e-7])
+def test_distances_of_zero_and_long_names_can_be_drawn(fid: float) -> None:
+    results = [handmade(fid=fid, cfg=cfg, gmacs=cfg, n=500, model="m" * 300, error=1.0) for cfg in (1.0, 1.5)]
+    assert [name for name, figure in figures(results).items() if svg(figure)] == list(FIGURES)
+
+
 def test_text_of_a_foreign_result_is_text_and_no_script_or_formula(tmp_path) -> None:
     names = {key: [3, 4] for key in ("label", "n", "inside")}
     results = [
