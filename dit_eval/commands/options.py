@@ -41,8 +41,8 @@ class Output(click.Path):
 inception = click.option(
     "--inception",
     type=FILE,
-    help="Weights of the feature network (.pth or .safetensors), instead of the registered file.  [default for "
-    "protocols with the Inception: $DIT_EVAL_INCEPTION]",
+    help="Weights of the feature network (.pth or .safetensors), instead of the registered file.  "
+    "[default for protocols with the Inception: $DIT_EVAL_INCEPTION]",
 )
 device = click.option(
     "--device",

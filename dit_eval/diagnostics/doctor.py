@@ -30,9 +30,10 @@ _BLOCK_IMAGES = 256  # images read at once
 _MAX_BLOCKINESS = 1.04  # clean photographs: at most 1.01; JPEG of quality 75: 1.06
 _MAX_BAD_IMAGES = 0.01  # share of constant or saturated images that a good batch may have
 _MAX_GREY_EXCESS = 0.1  # share of grey images beyond the reference's
-# Difference of the medians of brightness, contrast or tint, in standard deviations over the reference's images:
-# 1.8 for ImageNet photographs of half the brightness, 0.9 with red and blue swapped, 0.3 for the bundled digits
-# models. 5,000 random subsets of 40 to 200 photographs or digits reached 6.1 standard errors.
+# Difference of the medians of brightness, contrast or tint, in standard deviations over the reference's
+# images: 1.8 for 250 ImageNet photographs of half the brightness, 0.9 with red and blue swapped, 0.3 for
+# samples of the bundled models. Random subsets of 40 to 100 photographs and of 40 to 200 bundled digits,
+# 5,000 of each size, reached 6.1 standard errors.
 _MAX_COLOUR_SHIFT = 0.5
 _MAX_COLOUR_NOISE = 7.0  # standard errors
 _MAX_CLASS_RUNS = 0.1  # share of consecutive images of one class beyond that of a shuffled file
@@ -146,7 +147,7 @@ def _check_pixels(pixels: PixelStats, reference: PixelStats | None) -> Iterator[
         yield Problem(
             name="grey",
             invalidates=False,
-            description=f"{pixels.grey:,} of {n:,} images are grey and {reference.grey:,} of {reference.n:,} in "
+            description=f"{pixels.grey:,} of {n:,} images are grey, {reference.grey:,} of {reference.n:,} in "
             "the reference",
             effect="FID and sFID measure the missing colour",
             remedy="check the channels of the decoder and of the code that writes the images",
@@ -212,11 +213,10 @@ def _check_ignored_labels(path: Path, n: int) -> Iterator[Problem]:
     """Labels that do not belong to the images."""
     labels = npz.members(path).get("arr_1") if file_kind(path) == "npz" else None
     if labels is not None:
-        shape = "×".join(map(str, labels.shape)) or "scalar"
         yield Problem(
             name="labels",
             invalidates=False,
-            description=f"arr_1 is {labels.dtype} {shape}, which are no labels of {n:,} images",
+            description=f"arr_1 is {labels.dtype} of shape {labels.shape}, and there are {n:,} images",
             effect="arr_1 is ignored: neither order nor balance is checked, and no metric is split by class",
             remedy="store one integer per image in arr_1; check that no image or label is missing",
         )

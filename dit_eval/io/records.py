@@ -25,8 +25,8 @@ def read_toml(path: Path, parse_float: Callable[[str], Any] = float) -> dict[str
 def make_record(record: type[Record], path: Path, entry: str, values: Any, /, **given: Any) -> Record:
     """The table `values`, an entry of the file `path`, as an instance of the dataclass `record`.
 
-    given: values of further fields, which the table must not have. Raises AssetError, naming entry and key, for
-    unknown keys, missing keys and values of another type than the field's.
+    given: values of further fields, which the table must not have. Raises AssetError, naming entry and key,
+    for unknown keys, missing keys and values of another type than the field's.
     """
     if not isinstance(values, dict):
         raise AssetError(f"{path}: {entry!r} is not a table; expected entries such as [{entry}].")

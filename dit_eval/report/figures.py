@@ -177,7 +177,8 @@ def _draw_series(axes: Axes, points: Sequence[PlotPoint], panel: Panel, style: d
         for axis, name in (("x", panel.x), ("y", panel.y))
         if any(name in point.intervals for point in points)
     }
-    axes.errorbar(*zip(*positions, strict=True), **errors, elinewidth=0.8, capsize=2.5, **style)
+    x, y = zip(*positions, strict=True)
+    axes.errorbar(x, y, **errors, elinewidth=0.8, capsize=2.5, **style)
     for point, position in zip(points, positions, strict=True) if panel.annotate else ():
         axes.annotate(
             f"{point.cfg:g}",

@@ -22,11 +22,11 @@ def require_schema(sections: Mapping[str, Any]) -> None:
 
 def _shares(value: Any) -> bool:
     """Classes of a metric: `label`, `n` and `inside`, equally long lists of integers."""
-    lists = [value.get(key) for key in ("label", "n", "inside")] if isinstance(value, dict) else [None]
-    return all(
-        isinstance(items, list) and len(items) == len(lists[0]) and all(type(item) is int for item in items)
-        for items in lists
-    )
+    if not isinstance(value, dict):
+        return False
+    lists = [value.get(key) for key in ("label", "n", "inside")]
+    integers = all(isinstance(items, list) and all(type(item) is int for item in items) for items in lists)
+    return integers and len({len(items) for items in lists}) == 1
 
 
 SECTIONS: Mapping[str, Rule] = {

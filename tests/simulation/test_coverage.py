@@ -11,8 +11,8 @@ import pytest
 from dit_eval.metrics.fid_infinity import extrapolated_distance
 from dit_eval.metrics.frechet import frechet_distance, frechet_influence
 from dit_eval.metrics.gaussian import Gaussian, Moments
-from dit_eval.metrics.intervals import interval, normal_quantile, standard_error
-from dit_eval.metrics.precision_recall import precision_recall
+from dit_eval.metrics.intervals import interval, normal_quantile, proportion_interval, standard_error
+from dit_eval.metrics.precision_recall import PrecisionRecall, precision_recall
 from tests.simulation.conftest import Record
 
 pytestmark = pytest.mark.simulation
@@ -43,7 +43,8 @@ def test_the_interval_holds_the_known_fid_of_gaussian_features(
     for seed in range(RUNS):
         features = mean + scale * np.random.default_rng(FIRST + seed).normal(size=(n, 8)) @ root.T
         ours = gaussian(features)
-        found = interval(frechet_distance(ours, theirs), frechet_influence(features, ours, theirs))
+        influence = frechet_influence(features, ours, theirs)
+        found = interval(frechet_distance(ours, theirs), standard_error(influence))
         held += found.low <= truth <= found.high
     record_property("coverage", held / RUNS)
     assert 0.90 <= held / RUNS <= 0.99
@@ -79,7 +80,7 @@ def test_the_interval_of_the_extrapolation_holds_the_true_fid_where_that_of_fid_
         influence = frechet_influence(features, ours, theirs)
         at_n = frechet_distance(ours, theirs), influence
         for row, each in enumerate((at_n, extrapolated_distance(features, theirs, influence))):
-            ends = interval(*each)
+            ends = interval(each[0], standard_error(each[1]))
             held[row, seed], found[row, seed] = ends.low <= truth <= ends.high, each[0]
     at_n, at_infinity = held.mean(axis=1)
     record_property("coverage", at_infinity)
@@ -131,22 +132,75 @@ def test_the_paired_gate_finds_a_shift_that_separate_intervals_do_not(
     assert apart < 0.5
 
 
+def manifolds(n: int, m: int, dimension: int, scale: float) -> list[PrecisionRecall]:
+    """Runs with n samples of the given scale against m reference images, which stay."""
+    reference = np.random.default_rng(1).normal(size=(m, dimension)).astype(np.float32)
+    samples = (np.random.default_rng(FIRST + seed).normal(size=(n, dimension)) for seed in range(RUNS))
+    return [precision_recall(reference, (scale * x).astype(np.float32)) for x in samples]
+
+
+def values_and_errors(runs: list[PrecisionRecall], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Precision or recall of all runs, and their standard errors."""
+    values = np.array([getattr(run, name) for run in runs])
+    if name == "recall":
+        return values, np.array([run.recall_error() for run in runs])
+    return values, np.array([standard_error(run.precision_influence()) for run in runs])
+
+
 @pytest.mark.parametrize(("n", "m"), [(1000, 1000), (500, 2000), (2000, 500)])
 def test_intervals_of_precision_and_recall_hold_what_is_to_be_expected(
     n: int, m: int, record_property: Record
 ) -> None:
-    """n samples against m reference images, which stay."""
-    theirs = np.random.default_rng(1).normal(size=(m, 12)).astype(np.float32)
-    runs = [
-        precision_recall(
-            theirs, (0.8 * np.random.default_rng(FIRST + seed).normal(size=(n, 12))).astype(np.float32)
-        )
-        for seed in range(RUNS)
-    ]
-    for name in ("precision", "recall"):
-        values = np.array([getattr(run, name) for run in runs])
-        errors = np.array([standard_error(getattr(run, f"{name}_influence")()) for run in runs])
-        held = np.mean(np.abs(values - values.mean()) <= normal_quantile() * errors)
+    runs = manifolds(n, m, dimension=12, scale=0.8)
+    for name, images in (("precision", n), ("recall", m)):
+        values, errors = values_and_errors(runs, name)
+        ends = [proportion_interval(value, se, images) for value, se in zip(values, errors, strict=True)]
+        held = np.mean([found.low <= values.mean() <= found.high for found in ends])
         record_property(f"{name}_coverage", held)
         record_property(f"{name}_error_over_deviation", errors.mean() / values.std())
-        assert 0.90 <= held <= 0.99, name
+        assert 0.92 <= held <= 0.99, name
+        assert 0.85 <= errors.mean() / values.std() <= 1.2, name
+        assert errors.std() < 0.12 * errors.mean()
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.6])
+def test_intervals_of_shares_near_0_and_1_hold_what_is_to_be_expected(
+    scale: float, record_property: Record
+) -> None:
+    """Precision is 0.999 or recall 0.995, where symmetric intervals leave 0…1 and hold too little."""
+    runs = manifolds(300, 500, dimension=8, scale=scale)
+    for name, images in (("precision", 300), ("recall", 500)):
+        values, errors = values_and_errors(runs, name)
+        ends = [proportion_interval(value, se, images) for value, se in zip(values, errors, strict=True)]
+        held = np.mean([found.low <= values.mean() <= found.high for found in ends])
+        symmetric = np.mean(np.abs(values - values.mean()) <= normal_quantile() * errors)
+        record_property(f"{name}_mean", values.mean())
+        record_property(f"{name}_coverage", held)
+        record_property(f"{name}_coverage_of_symmetric_intervals", symmetric)
+        assert 0.92 <= held <= 0.99, name
+        if values.mean() > 0.998:
+            assert symmetric < 0.5
+
+
+@pytest.mark.parametrize("closeness", [0.99, 0.5])
+def test_paired_recalls_of_equal_models_give_few_false_alarms(
+    closeness: float, record_property: Record
+) -> None:
+    reference = np.random.default_rng(1).normal(size=(500, 12)).astype(np.float32)
+    differences, errors, errors_apart = np.empty((3, RUNS))
+    for seed in range(RUNS):
+        shared, own = np.random.default_rng(FIRST + seed).normal(size=(2, 400, 12))
+        twin = closeness * shared + np.sqrt(1 - closeness**2) * own
+        runs = [precision_recall(reference, (0.9 * x).astype(np.float32)) for x in (shared, twin)]
+        influences = [run.recall_influence() for run in runs]
+        assert influences[0] is not None
+        assert influences[1] is not None
+        differences[seed] = runs[1].recall - runs[0].recall
+        errors[seed] = standard_error(influences[1] - influences[0])
+        errors_apart[seed] = math.hypot(*(run.recall_error() or 0 for run in runs))
+    alarms = np.mean(np.abs(differences) > normal_quantile() * errors)
+    record_property("false_alarms", alarms)
+    record_property("error_over_deviation", errors.mean() / differences.std())
+    record_property("error_over_unpaired_error", errors.mean() / errors_apart.mean())
+    assert alarms <= 0.05
+    assert errors.mean() < errors_apart.mean()

@@ -128,6 +128,7 @@ def test_a_loss_of_the_detectable_size_is_seen_in_75_to_90_percent(
     mean = write_reference(tmp_path)
     equal = list(checks(tmp_path, pixels, 0.9))
     detectable = float(np.median([run.comparisons[0].detectable for run in equal]))
+    seen = 0.0
     for _ in range(2):  # the error grows with the loss; once more with the size that is stated there
         worse = list(checks(tmp_path, pixels, 0.9, shift_of(detectable, mean)))
         stated = float(np.median([run.comparisons[0].detectable for run in worse]))
@@ -143,7 +144,7 @@ def test_equivalent_is_wrong_in_at_most_5_percent(
     """The true loss is a little more than the tolerance."""
     mean = write_reference(tmp_path)
     tolerance = 0.3
-    options = {"tolerances": {"fid": Amount(tolerance)}}
+    options: dict[str, Any] = {"tolerances": {"fid": Amount(tolerance)}}
     beyond = list(checks(tmp_path, pixels, 0.99, shift_of(1.001 * tolerance, mean), **options))
     record_property("called equivalent beyond the tolerance", share(beyond, "equivalent"))
     assert share(beyond, "equivalent") <= 0.05

@@ -145,7 +145,7 @@ def test_skipped_files_and_a_reference_with_the_name_of_a_registered_one_are_war
     for name in (".hidden.png", "._0.png"):
         Path("samples", name).write_bytes(Path("samples", "0.png").read_bytes())
     after = evaluated("samples", "digits")
-    assert after.samples == before.samples | {"cached": True}
+    assert after.samples == {**before.samples, "cached": True}
     assert after.warnings[0] == "samples: hidden files are skipped: 2 (._0.png, .hidden.png)."
     assert "the reference is the local" in after.warnings[1]
     assert "not the registered digits" in after.warnings[1]
@@ -248,7 +248,8 @@ def megabyte(number: int, age_s: float) -> Path:
     """An entry of a million bytes that was last used so long ago."""
     path = features_path(str(number))
     assert store_features(path, {"features": np.full(1_000_000, number, np.uint8)}) is None
-    os.utime(path, (time.time() - age_s,) * 2)
+    used = time.time() - age_s
+    os.utime(path, (used, used))
     return path
 
 
@@ -275,7 +276,8 @@ def test_temporary_files_of_killed_processes_are_removed_after_a_day(own_cache: 
     megabyte(1, 0)
     for path in (abandoned, recent):
         path.write_bytes(b"half")
-    os.utime(abandoned, (time.time() - 90_000,) * 2)
+    used = time.time() - 90_000
+    os.utime(abandoned, (used, used))
     megabyte(2, 0)
     assert not abandoned.exists()
     assert recent.exists()

@@ -53,7 +53,7 @@ Fuzz = Callable[..., Callable[[Case], None]]
 def fuzz(request: pytest.FixtureRequest) -> Fuzz:
     """A decorator that runs a function on many values of its arguments' strategies."""
     profile = settings(
-        max_examples=request.param, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=request.param, deadline=None, database=None, suppress_health_check=[*HealthCheck]
     )
     return lambda **strategies: lambda case: profile(given(**strategies)(case))()
 
@@ -301,8 +301,8 @@ def test_baselines(fuzz: Fuzz, tmp_path: Path) -> None:
     @fuzz(value=mutated(a_result()), force=st.booleans(), speed=st.none() | st.just(0.9))
     def compare(value: Any, force: bool, speed: float | None) -> None:
         (tmp_path / "baseline.json").write_text(json.dumps(value))
+        paths = tmp_path / "result.json", tmp_path / "baseline.json"
         with suppress(DitEvalError):
-            paths = tmp_path / "result.json", tmp_path / "baseline.json"
             assert render(check(*paths, min_speed=speed, force=force), "text")
         with suppress(DitEvalError):
             assert render(check(*reversed(paths), max_gflops=100, force=force), "markdown")

@@ -161,4 +161,4 @@ def test_a_mistake_in_the_published_rows_is_an_error_that_names_it(
     (tmp_path / "published.toml").write_text(content)
     monkeypatch.setattr(published, "folder", lambda kind: tmp_path)
     with pytest.raises(AssetError, match=words):
-        published_results.__wrapped__(), published_gflops()
+        _ = published_results.__wrapped__(), published_gflops()
