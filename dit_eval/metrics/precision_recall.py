@@ -110,12 +110,12 @@ def _precision_recall(reference: _Points, samples: _Points, k: int, with_subsets
             reference_inside[rows] |= (distances <= sample_radii[None, columns]).any(dim=1)
             if with_subsets:
                 balls.merge(rows, columns, distances, scale=reach[columns])
-    inside = (x.cpu().numpy() for x in (samples_inside, reference_inside))
     recalls = np.empty((2, 0))
     if with_subsets:
-        found = (neighbours.columns, neighbours.distances, balls.columns, balls.distances)
-        recalls = subset_recalls(samples.features.cpu().numpy(), *(x.cpu().numpy() for x in found), k)
-    return PrecisionRecall(*inside, recalls)
+        nearest = (neighbours.columns.cpu().numpy(), neighbours.distances.cpu().numpy())
+        covering = (balls.columns.cpu().numpy(), balls.distances.cpu().numpy())
+        recalls = subset_recalls(samples.features.cpu().numpy(), *nearest, *covering, k)
+    return PrecisionRecall(samples_inside.cpu().numpy(), reference_inside.cpu().numpy(), recalls)
 
 
 def require_points(name: str, n: int, k: int) -> None:

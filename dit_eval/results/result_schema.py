@@ -24,9 +24,9 @@ def _shares(value: Any) -> bool:
     """Classes of a metric: `label`, `n` and `inside`, equally long lists of integers."""
     if not isinstance(value, dict):
         return False
-    lists = [value.get(key) for key in ("label", "n", "inside")]
-    integers = all(isinstance(items, list) and all(type(item) is int for item in items) for items in lists)
-    return integers and len({len(items) for items in lists}) == 1
+    lists = [items for key in ("label", "n", "inside") if isinstance(items := value.get(key), list)]
+    integers = all(type(item) is int for items in lists for item in items)
+    return len(lists) == 3 and integers and len(set(map(len, lists))) == 1
 
 
 SECTIONS: Mapping[str, Rule] = {

@@ -30,7 +30,10 @@ pytestmark = pytest.mark.simulation
 RUNS, FIRST = 200, 1000  # the seed of the first run; the reference has one of its own
 WIDTH, REFERENCE_N, N = 12, 500, 400
 DIGITS = 256
-PLAN = {"seed": 0, "labels": "uniform", "num": N, "image_size": WIDTH}
+PLAN = {
+    **{"model": "pixels", "sampler": "ddpm", "cfg": 1.0, "image_size": WIDTH},
+    **{"seed": 0, "labels": "uniform", "num": N},
+}
 
 
 class ReadsPixels(nn.Module):

@@ -53,7 +53,10 @@ Fuzz = Callable[..., Callable[[Case], None]]
 def fuzz(request: pytest.FixtureRequest) -> Fuzz:
     """A decorator that runs a function on many values of its arguments' strategies."""
     profile = settings(
-        max_examples=request.param, deadline=None, database=None, suppress_health_check=[*HealthCheck]
+        max_examples=request.param,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck.__members__.values()),
     )
     return lambda **strategies: lambda case: profile(given(**strategies)(case))()
 
