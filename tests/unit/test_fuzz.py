@@ -56,7 +56,11 @@ def fuzz(request: pytest.FixtureRequest) -> Fuzz:
         max_examples=request.param,
         deadline=None,
         database=None,
-        suppress_health_check=list(HealthCheck.__members__.values()),
+        suppress_health_check=[
+            HealthCheck.too_slow,
+            HealthCheck.function_scoped_fixture,
+            HealthCheck.filter_too_much,
+        ],
     )
     return lambda **strategies: lambda case: profile(given(**strategies)(case))()
 
