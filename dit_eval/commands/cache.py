@@ -36,7 +36,7 @@ def list_entries() -> None:
     click.echo(f"\nCache: {cache_dir()}")
 
 
-@cache.command()
+@cache.command(short_help="Remove entries of the cache.")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 def clear(names: tuple[str, ...]) -> None:
     """Remove NAME: `features`, `downloads`, or one entry as `dit-eval cache list` names it."""
