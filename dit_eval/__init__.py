@@ -5,6 +5,7 @@ The public names are loaded on first use, so that `import dit_eval` is instant a
 
 from __future__ import annotations
 
+import random
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -31,5 +32,8 @@ __all__ = ["FlopCount", "Result", "__version__", "check", "count_flops", "evalua
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
+        state = random.getstate()
+        module = import_module(_MODULES[name])
+        random.setstate(state)  # rich draws a number when it is imported
+        return getattr(module, name)
     raise AttributeError(f"module 'dit_eval' has no attribute {name!r}")
