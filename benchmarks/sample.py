@@ -28,10 +28,12 @@ from dit_forward import CLASSES, same_weights
 from dit_forward import straightforward as plain_forward
 from torch import Tensor
 
+from dit_eval.cost.counter import count_flops
 from dit_eval.dit import DiT, model_name
 from dit_eval.generation.batch_sampler import BatchSampler
-from dit_eval.generation.decode import vae_decoder
+from dit_eval.generation.models import DiffusionModel
 from dit_eval.generation.plan import Plan
+from dit_eval.generation.rounding import Quantizer
 from dit_eval.runtime.malloc import keep_freed_memory_until_exit
 from dit_eval.runtime.precision import PRECISIONS, computation
 from dit_eval.sampling.schedules import diffusion_schedule
@@ -49,11 +51,11 @@ def small_vae() -> AutoencoderKL:
 
 def ours(batch_sampler: BatchSampler, vae: AutoencoderKL, images: int) -> Draw:
     """As `dit-eval sample` draws a batch."""
-    decoder = vae_decoder(vae, scale=0.18215, name="small")
+    quantize = Quantizer()
 
     def draw() -> np.ndarray:
-        samples = batch_sampler.sample(np.arange(images), report_progress=lambda fraction: None)
-        return decoder.decode(samples).cpu().numpy()
+        samples = batch_sampler.sample(np.arange(images), lambda fraction: None)
+        return quantize(vae.decode(samples / 0.18215).sample).cpu().numpy()  # type: ignore[arg-type, union-attr]
 
     return draw
 
@@ -95,7 +97,7 @@ def theirs(model: DiTTransformer2DModel, vae: AutoencoderKL, images: int, steps:
 def plan_of(images: int, steps: int, precision: str, compiled: bool, device: str) -> Plan:
     """What `dit-eval sample` would make of these options."""
     return Plan(
-        model="", weights="", decoder="", rounding="", image_size=256, num=images, seed=0,
+        model="", identity={}, decoder="", rounding="", image_size=256, num=images, seed=0,
         labels="uniform", sampler="ddim", options={"eta": 0.0}, steps=f"ddim{steps}", cfg=SCALE,
         cfg_channels="all", cfg_interval=None, batch_size=images, precision=precision, compile=compiled,
         device=device,
@@ -139,7 +141,8 @@ def main(
     for model in map(model_name, models):
         dit, peer = same_weights(model, device)
         vae = small_vae().to(device)  # type: ignore[arg-type]
-        batch_sampler = BatchSampler(dit, plan_of(images, steps, precision, compiled, device))
+        drawn = DiffusionModel(dit, (4, dit.input_size, dit.input_size), learned_variance=dit.learn_sigma)
+        batch_sampler = BatchSampler(drawn, plan_of(images, steps, precision, compiled, device), place)
         draws = {
             "ours": ours(batch_sampler, vae, images),
             "straightforward": straightforward(dit, vae, images, f"ddim{steps}", device),
@@ -149,7 +152,7 @@ def main(
         with torch.inference_mode(), computation(mode, place):
             rate = matmul_rate(torch.bfloat16 if precision == "bf16" else torch.float32, place)
             times = measure(model, draws, rounds)
-        work = images * steps * 2 * batch_sampler.count_flops().flops
+        work = images * steps * 2 * count_flops(model, input_size=dit.input_size).flops
         for name, taken in times.items():
             rows.append(
                 {

@@ -14,20 +14,38 @@ from dit_eval.version import __version__
 if TYPE_CHECKING:
     from dit_eval.cost.counter import FlopCount, count_flops
     from dit_eval.evaluation.pipeline import evaluate
+    from dit_eval.generation.models import DiffusionModel, FlowModel, ImageModel
     from dit_eval.generation.pipeline import generate
+    from dit_eval.generation.plugins import checkpoint
     from dit_eval.results.check import check
     from dit_eval.results.result import Result
 
 _MODULES = {
+    "DiffusionModel": "dit_eval.generation.models",
     "FlopCount": "dit_eval.cost.counter",
+    "FlowModel": "dit_eval.generation.models",
+    "ImageModel": "dit_eval.generation.models",
     "Result": "dit_eval.results.result",
     "check": "dit_eval.results.check",
+    "checkpoint": "dit_eval.generation.plugins",
     "count_flops": "dit_eval.cost.counter",
     "evaluate": "dit_eval.evaluation.pipeline",
     "generate": "dit_eval.generation.pipeline",
 }
 
-__all__ = ["FlopCount", "Result", "__version__", "check", "count_flops", "evaluate", "generate"]
+__all__ = [
+    "DiffusionModel",
+    "FlopCount",
+    "FlowModel",
+    "ImageModel",
+    "Result",
+    "__version__",
+    "check",
+    "checkpoint",
+    "count_flops",
+    "evaluate",
+    "generate",
+]
 
 
 def __getattr__(name: str) -> Any:

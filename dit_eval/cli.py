@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
+from typing import Any
 
 import click
 
@@ -25,7 +27,7 @@ from dit_eval.commands.ref import ref
 from dit_eval.commands.sample import sample
 from dit_eval.commands.stats import stats
 from dit_eval.commands.table2 import reproduce, table
-from dit_eval.errors import DitEvalError
+from dit_eval.errors import DitEvalError, DitEvalWarning, ModelError
 from dit_eval.io.assets import downloads_shown
 from dit_eval.version import __version__
 
@@ -38,6 +40,7 @@ def main(context: click.Context, debug: bool) -> None:
     """Sample from diffusion transformers and evaluate the images: FID, sFID, IS, precision and recall."""
     context.ensure_object(dict)["debug"] = debug
     context.with_resource(downloads_shown(download_bar))
+    warnings.showwarning = _show_warning
 
 
 for command in (
@@ -59,6 +62,14 @@ for command in (
     main.add_command(command)
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *details: Any, **more: Any) -> None:
+    """Print warnings about the user's input as a sentence, and others as Python does."""
+    if issubclass(category, DitEvalWarning):
+        click.echo(f"Warning: {message}", err=True)
+    else:
+        click.echo(warnings.formatwarning(message, category, *details[:2]), err=True)
+
+
 def run() -> None:
     """Entry point of the console script: run `main` and exit with the documented codes."""
     state = {"debug": False}
@@ -68,6 +79,8 @@ def run() -> None:
         error.show()
         code = 2
     except DitEvalError as error:
+        if isinstance(error, ModelError) and error.__cause__:  # raised by the user's own code
+            traceback.print_exception(error.__cause__)
         click.echo(f"Error: {error}", err=True)
         code = 2
     except (KeyboardInterrupt, click.exceptions.Abort) as error:

@@ -6,6 +6,7 @@ DitEvalError            base class; the command line prints the message and exit
 ├── StatisticsError     features or statistics from which a metric cannot be computed
 ├── AssetError          weights, references, manifests: missing, damaged, wrong checksum, no network
 ├── CheckpointError     a checkpoint that does not fit the model
+├── ModelError          a plug-in that cannot be loaded, raises an exception, or returns unusable values
 ├── CostError           a model with an operator without a registered cost
 └── ResultError         results that cannot be read, written or compared
 
@@ -19,6 +20,10 @@ from collections.abc import Collection
 
 class DitEvalError(Exception):
     """Base class of errors that are caused by the input or the options."""
+
+
+class DitEvalWarning(UserWarning):
+    """Something about the input that does not stop the work but may make its result wrong."""
 
 
 class UsageError(DitEvalError):
@@ -39,6 +44,13 @@ class AssetError(DitEvalError):
 
 class CheckpointError(DitEvalError):
     """A checkpoint that does not fit the model."""
+
+
+class ModelError(DitEvalError):
+    """A plug-in that cannot be loaded, raises an exception, or returns unusable values.
+
+    Where the plug-in raised an exception, that is the `__cause__`; the command line shows its traceback.
+    """
 
 
 class CostError(DitEvalError):

@@ -14,7 +14,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from dit_eval.generation.decode import PIXELS
+from dit_eval.generation.rounding import Quantizer
 from dit_eval.io.npz import write_npz
 
 LEVELS = 17  # of grey
@@ -32,7 +32,7 @@ def load_images() -> tuple[Tensor, Tensor]:
 def main(out: Path) -> None:
     """Write OUT.npz: the images as arr_0, rounded as samples are, and their classes as arr_1."""
     images, classes = load_images()
-    write_npz(out, {"arr_0": PIXELS.decode(images).numpy(), "arr_1": classes.numpy()})
+    write_npz(out, {"arr_0": Quantizer()(images).numpy(), "arr_1": classes.numpy()})
     click.echo(out)
 
 

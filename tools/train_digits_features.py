@@ -17,7 +17,7 @@ from training_run import TrainingRun
 
 from dit_eval.features.digits import DigitsNetwork
 from dit_eval.features.resize import no_resize
-from dit_eval.generation.decode import PIXELS
+from dit_eval.generation.rounding import Quantizer
 
 BATCH = 128
 RATE = 1e-3
@@ -67,7 +67,7 @@ def main(steps: int, seed: int, folder: Path, out: Path) -> None:
 def split(seed: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """Images (N, 1, 8, 8), as the protocol sees them, and classes to train on; the same of those held out."""
     images, classes = load_images()
-    images = no_resize(PIXELS.decode(images))[:, :1]
+    images = no_resize(Quantizer()(images))[:, :1]
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     out, kept = order[: len(order) // HELD_OUT], order[len(order) // HELD_OUT :]
     return images[kept], classes[kept], (images[out], classes[out])

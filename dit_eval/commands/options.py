@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,33 @@ batch_size = click.option(
     default=64,
     show_default=True,
     help="Images per forward pass; affects speed, not results.",
+)
+
+
+def _parse_model_args(
+    context: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> dict[str, Any]:
+    """ "KEY=VALUE" texts as a dict; numbers, booleans and None as such, everything else as text."""
+    arguments = {}
+    for text in values:
+        key, sign, value = text.partition("=")
+        if not sign or not key.isidentifier():
+            raise click.BadParameter(f"{text!r} is not of the form KEY=VALUE, e.g. ckpt=last.pt.")
+        with suppress(ValueError, SyntaxError):
+            literal = ast.literal_eval(value)
+            if isinstance(literal, (int, float, bool, type(None))):
+                value = literal
+        arguments[key] = value
+    return arguments
+
+
+model_args = click.option(
+    "--model-arg",
+    "model_args",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=_parse_model_args,
+    help="Argument of a plug-in's function; can be repeated. Numbers and booleans are passed as such.",
 )
 
 

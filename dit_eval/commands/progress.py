@@ -75,7 +75,9 @@ def sampling_bar() -> Iterator[Callable[[SamplingProgress], None]]:
 
         def update(progress: SamplingProgress) -> None:
             seconds = time.monotonic() - start
-            speed = f"{progress.done / seconds:.3g} images/s, {progress.flops / seconds / 1e12:.3g} TFLOP/s"
+            speed = f"{progress.done / seconds:.3g} images/s"
+            if progress.flops:
+                speed += f", {progress.flops / seconds / 1e12:.3g} TFLOP/s"
             bars.update(task, completed=progress.done, total=progress.total, speed=speed)
             bars.start()
 

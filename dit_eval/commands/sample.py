@@ -38,7 +38,13 @@ def _number(
 @cloup.command(context_settings={"show_default": True})
 @cloup.option_group(
     "Model",
-    click.option("--model", metavar="NAME", default="XL/2", help="Architecture or registered name."),
+    click.option(
+        "--model",
+        metavar="NAME",
+        default="XL/2",
+        help="Architecture, registered name, plug-in module:function, or diffusers:FOLDER.",
+    ),
+    options.model_args,
     click.option("--ckpt", metavar="NAME|FILE", help="Registered name or file of the weights."),
     _number("--image-size", "Size in pixels; 256 or 512 for public models."),
     click.option("--vae", metavar="ema|mse|DIR", help="VAE that decodes the latents.  [default: ema]"),
@@ -57,7 +63,7 @@ def _number(
         "--labels",
         metavar="LABELS",
         default="uniform",
-        help="uniform, balanced, a class index, or a text file with one label per image.",
+        help="uniform, balanced, sorted, a class index, or a text file with one label per image.",
     ),
     _number("--seed", "Random seed.", click.IntRange(min=0), default=0),
 )
@@ -66,13 +72,19 @@ def _number(
     _number(
         "--cfg", "Guidance scale; 1 is none.  [default: the model's, or 1]", click.FloatRange(min=0), "SCALE"
     ),
-    _choice("--cfg-channels", "3 all", "Latent channels that are guided; 3 as in the papers.", default="3"),
+    _choice("--cfg-channels", "3 all", "Channels that are guided.  [default: 3, as DiT; all for a plug-in]"),
     _number("--cfg-interval", "Guide only at noise levels σ in LO … HI.", click.FLOAT, "LO HI", nargs=2),
 )
 @cloup.option_group(
     "Output",
     click.option("--out", type=NPZ, default="batch.npz", help="The .npz file to write."),
     click.option("--grid", type=PNG, help="Also write a .png of the first 64 images."),
+    _choice(
+        "--rounding",
+        "dit round truncate",
+        "From x in -1…1 to uint8: ⌊127.5x + 128⌋, 127.5(x + 1) rounded, or the same truncated.",
+        default="dit",
+    ),
     click.option("--fresh", is_flag=True, help="Delete an existing batch first."),
 )
 @cloup.option_group(

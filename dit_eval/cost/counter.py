@@ -110,7 +110,7 @@ def _trace_dit(
         dit = DiT(config, input_size, in_channels, num_classes, block, learn_sigma).to("meta").eval()
         latents = torch.empty(1, in_channels, input_size, input_size)
         t, y = torch.empty(1), torch.empty(1, dtype=torch.int64)
-    analysis = _analyse(dit, (latents, t, y))
+    analysis = analyse(dit, (latents, t, y))
     macs = analysis.by_operator()
     modules = [name for name, _ in dit.named_modules()]
     conditioning = sum(analysis.total(name) for name in modules if name.split(".")[-1] in CONDITIONING)
@@ -138,7 +138,7 @@ def count_decoder(image_size: int) -> FlopCount:
         vae = AutoencoderKL(**assets.lookup("models", VAE).config)
     assert vae.post_quant_conv is not None
     decoder = nn.Sequential(vae.post_quant_conv, vae.decoder).to_empty(device="cpu").eval()
-    macs = _analyse(decoder, (torch.zeros(1, 4, 1, 1),)).by_operator()
+    macs = analyse(decoder, (torch.zeros(1, 4, 1, 1),)).by_operator()
     pixels = (image_size // VAE_STRIDE) ** 2
     return FlopCount(
         by_operator={
@@ -152,7 +152,7 @@ def count_decoder(image_size: int) -> FlopCount:
     )
 
 
-def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> FlopCountAnalysis:
+def analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> FlopCountAnalysis:
     """fvcore's analysis, with attention. Raises CostError for an operator without a registered cost."""
     analysis = FlopCountAnalysis(model, inputs)
     analysis.tracer_warnings("none").unsupported_ops_warnings(False).uncalled_modules_warnings(False)

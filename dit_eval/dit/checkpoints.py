@@ -27,6 +27,8 @@ from dit_eval.io.files import KIND_NAMES, KIND_REMEDIES, file_kind
 
 StateDict = dict[str, Tensor]
 
+_PROJECTORS = "projectors."  # of REPA (Yu et al. 2024)
+
 # diffusers' name → original name. Every diffusers block has its own copy of the embedders of t and y; the
 # final layer uses the first block's, and in weights converted from the original all copies are equal.
 _EMBEDDERS = r"transformer_blocks\.0\.norm1\.emb"
@@ -53,16 +55,24 @@ def load_dit(
     *,
     input_size: int | None = None,
     device: torch.device | str = "cpu",
+    projectors: bool = False,
 ) -> DiT:
     """Load a DiT from the checkpoint `path` onto `device`, in float32 and ready for inference.
 
     model, input_size: the expected model, as in `build_dit`. None stands for what the file holds: the
     registered configuration of that shape, and the latent size of its position embedding (32 if it has none).
-    Channels, classes, block and variance are inferred from the weights.
-    Raises CheckpointError if the file is not a DiT or not the expected one; it names the first tensors that
-    differ and the model that would fit.
+    Channels, classes, block and variance are inferred from the weights. projectors: a checkpoint of REPA,
+    whose projectors are used in training only and are left out. Raises CheckpointError if the file is not a
+    DiT or not the expected one; it names the first tensors that differ and the model that would fit.
     """
-    weights = _in_original_layout(_read(path), path)
+    weights = _in_original_layout(_state_dict(read_checkpoint(path), path), path)
+    if projectors:
+        weights = {key: value for key, value in weights.items() if not key.startswith(_PROJECTORS)}
+    elif any(key.startswith(_PROJECTORS) for key in weights):
+        raise CheckpointError(
+            f"{path} is a checkpoint of REPA (it has projectors), whose time runs the other way than SiT's. "
+            "Choose the model REPA-XL/2, or REPA- with the size that it has."
+        )
     architecture = _Architecture(weights, path)
     config = _choose_config(model, architecture)
     if input_size is None:
@@ -201,35 +211,39 @@ def _with_joined_qkv(weights: StateDict) -> StateDict:
     return joined
 
 
-def _read(path: Path) -> StateDict:
-    """The state dict in a file, memory-mapped on the CPU. Raises CheckpointError."""
+def read_checkpoint(path: Path, *, weights_only: bool = True) -> Any:
+    """The content of a file of weights, memory-mapped on the CPU.
+
+    weights_only: unpickle tensors and plain values only; False also runs code that the file contains.
+    Raises CheckpointError if the file cannot be read.
+    """
     kind = file_kind(path)
     if kind not in ("safetensors", "torch", "pickle"):
         remedy = KIND_REMEDIES.get(kind, "Pass a file of weights, saved as safetensors or by torch.save.")
         raise CheckpointError(f"{path} cannot be read as a checkpoint: it is {KIND_NAMES[kind]}. {remedy}")
     try:
-        content = load_file(path) if kind == "safetensors" else _unpickle(path, mapped=kind == "torch")
+        if kind == "safetensors":
+            return load_file(path)
+        return _unpickle(path, mapped=kind == "torch", weights_only=weights_only)
     except pickle.UnpicklingError:
         reason = "its pickle is damaged, or holds more than tensors, and is not executed"
     except Exception as error:  # what torch raises for a damaged file has no common base
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         reason = re.sub(r"^\[enforce fail at .*?\][ .]*", "", reason)  # the C++ source location
         reason = f"it is damaged or incomplete ({reason})"
-    else:
-        return _state_dict(content, path)
     raise CheckpointError(
         f"{path} cannot be read as a checkpoint: {reason}. "
         "It must be safetensors, or tensors saved by torch.save."
     )
 
 
-def _unpickle(path: Path, *, mapped: bool) -> Any:
+def _unpickle(path: Path, *, mapped: bool, weights_only: bool) -> Any:
     """The content of a file of torch.save; torch's format before 1.6 is not a zip and cannot be mapped."""
     with (
         torch.serialization.safe_globals([argparse.Namespace]),  # DiT's training script saves its options
         warnings.catch_warnings(action="ignore", category=UserWarning),  # about pickles that are refused
     ):
-        return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+        return torch.load(path, map_location="cpu", mmap=mapped, weights_only=weights_only)
 
 
 def _state_dict(content: Any, path: Path) -> StateDict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -35,11 +36,11 @@ DIT = {  # Peebles & Xie 2023, table 1; patch sizes in the order of rising cost
 
 
 def model_name(name: str) -> str:
-    """`XL/2` for `XL/2`, `DiT-XL/2` and `SiT-XL/2`, in any case.
+    """`XL/2` for `XL/2`, `DiT-XL/2`, `SiT-XL/2` and `REPA-XL/2`, in any case.
 
     Raises UsageError, with the nearest names, for any other name.
     """
-    short = name.strip().upper().removeprefix("DIT-").removeprefix("SIT-")
+    short = re.sub("^(DIT|SIT|REPA)-", "", name.strip().upper())
     if short in DIT:
         return short
     near = get_close_matches(short, DIT, n=3, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""Decoding samples to images: with Stable Diffusion's VAE, or directly for models of pixels."""
+"""Decoding latents to images with Stable Diffusion's VAE, while sampling goes on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dit_eval.io import assets
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-_CHUNK = 8  # images decoded at once; a VAE's activations are hundreds of times larger than its latents
+_CHUNK = 8  # images
 
 _OLD_ATTENTION_NAMES = {  # of diffusers before 0.17, in which the public VAEs are stored
     ".query.": ".to_q.",
@@ -33,37 +33,33 @@ _OLD_ATTENTION_NAMES = {  # of diffusers before 0.17, in which the public VAEs a
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """A decoder of samples, and how the plan of a batch describes it."""
+class VAE:
+    """A decoder of latents.
 
-    name: str  # includes the SHA-256 of the weights, if there are any
-    factor: int  # image pixels per latent pixel, along a side
-    decode: Callable[
-        [Tensor], Tensor
-    ]  # samples (N, C, h, w) float32 → images (N, H, W, 3) uint8, same device
-    rounding: str = "⌊127.5 x + 128⌋ in 0 … 255"  # from floats to uint8; see `dit_uint8`
+    decode: latents (N, C, h, w) float32 → images (N, 3, H, W) in -1 … 1; name: as plans record it, with the
+    SHA-256 of the weights; factor: image pixels per latent pixel, along a side.
+    """
 
-
-def dit_uint8(x: Tensor) -> Tensor:
-    """DiT's rounding of floats in ±1 to 0 … 255: 127.5 x + 128, clamped, then truncated."""
-    return (127.5 * x + 128.0).clamp(0, 255).to(torch.uint8)
+    decode: Callable[[Tensor], Tensor]
+    name: str
+    factor: int
 
 
-def _decode_pixels(x: Tensor) -> Tensor:
-    return dit_uint8(x.expand(-1, 3, -1, -1)).permute(0, 2, 3, 1).contiguous()
-
-
-PIXELS = Decoder("pixels", 1, _decode_pixels)  # for models of 3 channels, or of 1, which is repeated
-
-
-def vae_decoder(vae: AutoencoderKL, *, scale: float, name: str) -> Decoder:
-    """The decoder of latent models. scale: the factor by which latents were multiplied in training."""
+def wrap_vae(vae: AutoencoderKL, *, scale: float, name: str) -> VAE:
+    """The decoder half of a VAE. scale: the factor by which latents were multiplied in training."""
 
     def decode(latents: Tensor) -> Tensor:
-        outputs: list[Any] = [vae.decode(chunk) for chunk in (latents / scale).split(_CHUNK)]  # type: ignore[arg-type]
-        return torch.cat([dit_uint8(output.sample) for output in outputs]).permute(0, 2, 3, 1).contiguous()
+        return vae.decode(latents / scale).sample  # type: ignore[arg-type, union-attr]
 
-    return Decoder(name, 2 ** (len(vae.config["block_out_channels"]) - 1), decode)
+    return VAE(decode, name, 2 ** (len(vae.config["block_out_channels"]) - 1))
+
+
+Decode = Callable[[Tensor], Tensor]  # samples on their device → uint8 images (N, H, W, 3) on the same device
+
+
+def decode_in_chunks(decode: Decode, samples: Tensor) -> Tensor:
+    """`decode` of a few samples at a time, because its activations are hundreds of times larger."""
+    return torch.cat([decode(chunk) for chunk in samples.split(_CHUNK)])
 
 
 StoreImages = Callable[[NDArray[np.uint8], "float | None"], None]  # (images, seconds that they took or None)
@@ -76,8 +72,8 @@ class AsyncDecoder:
     batch of a process is not timed, because it includes warming up and compiling.
     """
 
-    def __init__(self, decoder: Decoder, device: torch.device) -> None:
-        self._decoder = decoder
+    def __init__(self, decode: Decode, device: torch.device) -> None:
+        self._decode = decode
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
@@ -100,7 +96,7 @@ class AsyncDecoder:
                     "the samples are not finite. The checkpoint is damaged, or does not fit the sampler, or "
                     "needs precision fp32."
                 )
-            images = self._decoder.decode(samples).cpu().numpy()
+            images = self._decode(samples).cpu().numpy()
         previous, self._last_decoded = self._last_decoded, monotonic()
         store(images, None if previous is None else self._last_decoded - previous)
 
@@ -119,7 +115,7 @@ class AsyncDecoder:
             self._thread.shutdown()
 
 
-def load_decoder(vae: str, device: torch.device) -> Decoder:
+def load_vae(vae: str, device: torch.device) -> VAE:
     """The VAE "ema" or "mse" (stabilityai/sd-vae-ft-…), or one that diffusers has saved in a folder.
 
     Raises AssetError if it cannot be downloaded or is not an AutoencoderKL.
@@ -135,7 +131,7 @@ def load_decoder(vae: str, device: torch.device) -> Decoder:
         scale = network.config["scaling_factor"]
     network.to(device)  # type: ignore[arg-type]
     network.eval().requires_grad_(False)
-    return vae_decoder(network, scale=scale, name=f"vae {assets.sha256(weights)}")
+    return wrap_vae(network, scale=scale, name=f"vae {assets.sha256(weights)}")
 
 
 def _build_vae(config: Mapping[str, Any], weights: Path) -> AutoencoderKL:

@@ -1,37 +1,71 @@
-"""Model lookup: from a registered name or a checkpoint file to the network, its decoder and its defaults."""
+"""Model lookup: from a name, a checkpoint or an object to a model, its identity and its defaults."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from dit_eval.dit import DiT, DiTConfig, load_dit, model_name
-from dit_eval.errors import UsageError
-from dit_eval.generation.decode import PIXELS, Decoder, load_decoder
+from dit_eval.dit import DiTConfig, load_dit, model_name
+from dit_eval.errors import ModelError, UsageError
+from dit_eval.generation.decode import decode_in_chunks, load_vae
+from dit_eval.generation.models import DiffusionModel, FlowModel, ImageModel, Model
+from dit_eval.generation.plugins import is_plugin, load_plugin, model_errors
 from dit_eval.io import assets
 
+if TYPE_CHECKING:
+    from dit_eval.cost.counter import FlopCount
+
 _LATENT_CHANNELS = 4  # of Stable Diffusion's VAE; models of 1 or 3 channels generate pixels
+_FAMILIES = {
+    "DiT": "diffusion",
+    "SiT": "flow",
+    "REPA": "flow",
+}  # of the names, to those of `generation.models`
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model on a device, and what plans and records say about it.
+
+    identity: `weights`, the SHA-256 of a checkpoint, or `source`, the provenance of a plug-in; decoder:
+    "pixels", or "vae" and the SHA-256 of its weights, or "plug-in"; image_size: pixels along a side;
+    count_flops: the cost of one image's pass through the network.
+    """
+
+    model: Model
+    identity: Mapping[str, Any]
+    decoder: str
+    image_size: int
+    device: torch.device
+    count_flops: Callable[[], FlopCount]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A model to sample from: its architecture, weights and default settings."""
+    """A bundled architecture, its weights and its default settings.
+
+    network_name: of the family and architecture, such as "SiT-XL/2"; family: "diffusion", "flow", or None if
+    unknown; defaults: cfg, steps, … of its manifest entry.
+    """
 
     name: str
     config: str | DiTConfig
-    family: str | None  # "DiT" or "SiT"; None if unknown
+    family: str | None
     weights_source: Path | assets.Asset
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # cfg, steps, … of its manifest entry
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    noise_at: int = 0
 
     @property
     def sampler(self) -> str:
         """The default sampler."""
-        return self.defaults.get("sampler", "sde" if self.family == "SiT" else "ddpm")
+        return self.defaults.get("sampler", "sde" if self.family == "flow" else "ddpm")
 
     @cached_property
     def weights(self) -> Path:
@@ -42,15 +76,144 @@ class ModelSpec:
             else assets.fetch(self.weights_source)
         )
 
+    def load(
+        self, device: torch.device, *, sampler_family: str, vae: str | Path | None, image_size: int | None
+    ) -> LoadedModel:
+        """The network and the decoder of its samples, on a device.
+
+        sampler_family: of the sampler that will be used, for weights whose own family is unknown; vae: as for
+        `load_vae`, None for the default; image_size: the expected size in pixels, None for any.
+        Raises UsageError if the model has another size or needs no VAE, AssetError and CheckpointError for
+        weights that cannot be loaded.
+        """
+        network = load_dit(self.weights, self.config, device=device, projectors=self.noise_at == 1)
+        decode, decoder, factor = None, "pixels", 1
+        if network.in_channels == _LATENT_CHANNELS:
+            loaded_vae = load_vae(str(vae or self.defaults.get("vae", "ema")), device)
+            decode = partial(decode_in_chunks, loaded_vae.decode)
+            decoder, factor = loaded_vae.name, loaded_vae.factor
+        elif vae is not None:
+            raise UsageError(f"{self.name} generates pixels, which need no VAE; leave vae out.")
+        size = network.input_size * factor
+        if image_size not in (None, size):
+            raise UsageError(f"{self.name} generates images of {size} pixels, not {image_size}.")
+        shape = (network.in_channels, network.input_size, network.input_size)
+        common = {"predict": network, "shape": shape, "decode": decode, "num_classes": network.num_classes}
+        model = (
+            FlowModel(**common, noise_at=self.noise_at)  # type: ignore[arg-type]
+            if sampler_family == "flow"
+            else DiffusionModel(**common, learned_variance=network.learn_sigma)
+        )
+
+        def count_flops() -> FlopCount:
+            from dit_eval.cost.counter import count_flops  # fvcore takes a second to load
+
+            return count_flops(
+                network.config,
+                input_size=network.input_size,
+                in_channels=network.in_channels,
+                num_classes=network.num_classes,
+                block=network.block,
+                learn_sigma=network.learn_sigma,
+            )
+
+        return LoadedModel(
+            model=model,
+            identity={"weights": assets.sha256(self.weights)},
+            decoder=decoder,
+            image_size=size,
+            device=device,
+            count_flops=count_flops,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectSpec:
+    """A model of a plug-in, or one that a Python program passes.
+
+    source: its provenance; device: where its inputs are put.
+    """
+
+    name: str
+    model: Model
+    source: Mapping[str, Any]
+    device: torch.device
+
+    @property
+    def family(self) -> str:
+        """ "diffusion", "flow" or "images"."""
+        return self.model.family
+
+    @property
+    def sampler(self) -> str:
+        """The default sampler."""
+        if isinstance(self.model, FlowModel):
+            return "meanflow" if self.model.prediction == "average-velocity" else "ode"
+        return "ddpm"
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The sampler options that the model determines."""
+        given = {"cfg_channels": "all"}
+        if isinstance(self.model, FlowModel):
+            given |= {"path": self.model.path, "prediction": self.model.prediction}
+        return given
+
+    def load(
+        self, device: torch.device, *, sampler_family: str, vae: str | Path | None, image_size: int | None
+    ) -> LoadedModel:
+        """The model, after its decoder has been tried on one image. Raises UsageError or ModelError."""
+        from dit_eval.cost.model import count_model
+
+        model = self.model
+        if vae is not None:
+            raise UsageError(f"{self.name} brings its own decoder; leave vae out.")
+        size = model.image_size if isinstance(model, ImageModel) else _decoded_size(model, self.name, device)
+        if image_size not in (None, size):
+            raise UsageError(f"{self.name} generates images of {size} pixels, not {image_size}.")
+        return LoadedModel(
+            model=model,
+            identity={"source": self.source},
+            decoder="pixels" if getattr(model, "decode", None) is None else "plug-in",
+            image_size=size,
+            device=device,
+            count_flops=partial(count_model, model, device),
+        )
+
+
+Spec = ModelSpec | ObjectSpec
+
 
 def find_model(
-    model: str | DiTConfig, ckpt: str | Path | None = None, image_size: int | None = None
-) -> ModelSpec:
-    """The model with the weights `ckpt`, a registered name or a file; without it, the registered `model`.
+    model: str | DiTConfig | Model,
+    ckpt: str | Path | None = None,
+    image_size: int | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    device: torch.device | None = None,
+) -> Spec:
+    """The model of a request.
 
-    model: a registered name, an architecture such as "XL/2" or "SiT-XL/2", or a configuration; image_size:
-    selects among the registered weights of an architecture. Raises UsageError if there is no such model.
+    model: a registered name, an architecture such as "XL/2", "SiT-XL/2" or "REPA-XL/2", a configuration, the
+    name of a plug-in (see `generation.plugins`), "diffusers:" and a folder or repository, or a model itself;
+    ckpt: its weights, a registered name or a file; image_size: selects among the registered weights of an
+    architecture; model_args: of a plug-in; device: where a plug-in loads its weights.
+    Raises UsageError if there is no such model, ModelError for a plug-in that cannot be loaded.
     """
+    device = torch.device("cpu") if device is None else device
+    if isinstance(model, (ImageModel, FlowModel, DiffusionModel)):
+        if ckpt is not None or model_args:
+            raise UsageError("ckpt and model_args belong to models given by name; this one is an object.")
+        return ObjectSpec(name=type(model).__name__, model=model, source=_object_source(model), device=device)
+    if isinstance(model, str) and (model.startswith("diffusers:") or is_plugin(model)):
+        if ckpt is not None:
+            raise UsageError(f"{model} loads its own weights; pass them with --model-arg instead of --ckpt.")
+        return _plugin_spec(model, model_args or {}, device)
+    if model_args:
+        raise UsageError(f"--model-arg is for plug-ins, and {model} is not one (module:function).")
+    return _registered_model(model, ckpt, image_size)
+
+
+def _registered_model(model: str | DiTConfig, ckpt: str | Path | None, image_size: int | None) -> ModelSpec:
     registered = _generative_models()
     if ckpt is None:
         return _from_manifest(_registered_entry(model, image_size))
@@ -61,35 +224,62 @@ def find_model(
     if isinstance(model, str) and model in registered:
         return replace(_from_manifest(registered[model]), weights_source=Path(ckpt))
     family = _family(model) if isinstance(model, str) else None
-    return ModelSpec(name=_display_name(model), config=model, family=family, weights_source=Path(ckpt))
+    return ModelSpec(
+        name=_display_name(model),
+        config=model,
+        family=_FAMILIES[family] if family else None,
+        weights_source=Path(ckpt),
+        noise_at=int(family == "REPA"),
+    )
 
 
-def load_model(
-    spec: ModelSpec, device: torch.device, *, vae: str | Path | None = None, image_size: int | None = None
-) -> tuple[DiT, Decoder]:
-    """The network and the decoder of its samples, on a device.
+def _plugin_spec(name: str, arguments: Mapping[str, Any], device: torch.device) -> ObjectSpec:
+    if name.startswith("diffusers:"):
+        from dit_eval.generation.diffusers_pipeline import load_pipeline
 
-    vae: as for `load_decoder`, None for the default; image_size: the expected size in pixels, None for any.
-    Raises UsageError if the model has another size or needs no VAE, AssetError and CheckpointError for
-    weights that cannot be loaded.
-    """
-    network = load_dit(spec.weights, spec.config, device=device)
-    if network.in_channels == _LATENT_CHANNELS:
-        decoder = load_decoder(str(vae or spec.defaults.get("vae", "ema")), device)
-    elif vae is None:
-        decoder = PIXELS
+        model, source = load_pipeline(name.removeprefix("diffusers:"), arguments, device)
     else:
-        raise UsageError(f"{spec.name} generates pixels, which need no VAE; leave vae out.")
-    size = network.input_size * decoder.factor
-    if image_size not in (None, size):
-        raise UsageError(f"{spec.name} generates images of {size} pixels, not {image_size}.")
-    return network, decoder
+        model, source = load_plugin(name, arguments, device)
+    return ObjectSpec(name=name, model=model, source=source, device=device)
+
+
+def _object_source(model: Model) -> dict[str, Any]:
+    """What is known of a model that a program passes: its type, and the digest of its parameters, if any."""
+    network = model.images if isinstance(model, ImageModel) else model.predict
+    source: dict[str, Any] = {"object": type(model).__name__}
+    network = getattr(network, "__self__", network)  # of a bound method
+    if isinstance(network, nn.Module):
+        sha = hashlib.sha256()
+        for key, value in network.state_dict().items():
+            sha.update(key.encode())
+            sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        source["parameters_sha256"] = sha.hexdigest()
+    return source
+
+
+def _decoded_size(model: FlowModel | DiffusionModel, name: str, device: torch.device) -> int:
+    """Pixels along a side of the decoded images. Raises ModelError for images that are not square."""
+    shape = tuple(model.shape)
+    if model.decode is not None:
+        with torch.inference_mode(), model_errors(f"the decoder of {name}"):
+            shape = tuple(model.decode(torch.zeros(1, *shape, device=device)).shape[1:])
+    sizes = shape[:2] if len(shape) == 3 and shape[2] == 3 and shape[0] != 3 else shape[1:]
+    if len(sizes) != 2 or sizes[0] != sizes[1]:
+        raise ModelError(
+            f"{name} gives images of shape {shape}; expected square ones, (3, H, H) or (H, H, 3)."
+        )
+    return sizes[0]
 
 
 def _from_manifest(entry: assets.ModelEntry) -> ModelSpec:
     config = DiTConfig(**entry.config) if entry.config else entry.model
     return ModelSpec(
-        name=entry.name, config=config, family=entry.family, weights_source=entry, defaults=entry.defaults
+        name=entry.name,
+        config=config,
+        family=_FAMILIES[entry.family],
+        weights_source=entry,
+        defaults=entry.defaults,
+        noise_at=int(entry.family == "REPA"),
     )
 
 
@@ -100,7 +290,10 @@ def _registered_entry(model: str | DiTConfig, image_size: int | None) -> assets.
     try:
         wanted = (_family(model), model_name(model)) if isinstance(model, str) else None
     except UsageError as error:
-        raise UsageError(f"{error} Registered with their weights: {', '.join(registered)}.") from None
+        raise UsageError(
+            f"{error} Registered with their weights: {', '.join(registered)}. "
+            "A model of your own is module:function."
+        ) from None
     for entry in registered.values():
         if (entry.family, entry.model) == wanted and image_size in (None, entry.image_size):
             return entry
@@ -112,7 +305,7 @@ def _registered_entry(model: str | DiTConfig, image_size: int | None) -> assets.
 
 
 def _generative_models() -> dict[str, assets.ModelEntry]:
-    """The registered DiT and SiT checkpoints by name."""
+    """The registered DiT, SiT and REPA checkpoints by name."""
     return {name: entry for name, entry in assets.manifest("models").items() if entry.role == "dit"}
 
 
@@ -121,5 +314,6 @@ def _display_name(model: str | DiTConfig) -> str:
 
 
 def _family(model: str) -> str:
-    """DiT or SiT: the same architecture, trained as a diffusion model or as a flow."""
-    return "SiT" if model.strip().upper().startswith("SIT-") else "DiT"
+    """DiT, SiT or REPA: the same architecture, trained as a diffusion model or as a flow."""
+    prefix = model.strip().upper().partition("-")[0]
+    return {"SIT": "SiT", "REPA": "REPA"}.get(prefix, "DiT")

@@ -7,7 +7,8 @@ the last shard merges them all. Any process may be killed, and the same call res
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,18 +16,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dit_eval.dit import DiTConfig
-from dit_eval.errors import UsageError
+from dit_eval.errors import CostError, DitEvalWarning, UsageError
 from dit_eval.generation.batch_sampler import BatchSampler
-from dit_eval.generation.decode import AsyncDecoder, Decoder
-from dit_eval.generation.model_lookup import find_model, load_model
+from dit_eval.generation.decode import AsyncDecoder, Decode
+from dit_eval.generation.model_lookup import LoadedModel, ObjectSpec, find_model
+from dit_eval.generation.models import ImageModel, Model
 from dit_eval.generation.plan import Plan, choose_settings, make_plan
+from dit_eval.generation.plugins import model_errors
+from dit_eval.generation.rounding import Quantizer
 from dit_eval.generation.shards import ShardFolder, interruption_noted
 from dit_eval.runtime.distributed import Rank, StridedShard, broadcast_from_rank0, process_group
 from dit_eval.runtime.malloc import keep_freed_memory
 from dit_eval.runtime.precision import computation
+from dit_eval.sampling.samplers import SAMPLERS
 from dit_eval.version import __version__
+
+_MAX_CLIPPED = 0.01  # share of values out of range above which there is a warning
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class SamplingProgress:
 
 
 def generate(
-    model: str | DiTConfig = "XL/2",
+    model: str | DiTConfig | Model = "XL/2",
     *,
     cfg: float | None = None,
     num: int = 50_000,
@@ -49,10 +57,12 @@ def generate(
     steps: int | str | None = None,
     seed: int = 0,
     labels: str | int = "uniform",
-    cfg_channels: str = "3",
+    cfg_channels: str | None = None,
     cfg_interval: tuple[float, float] | None = None,
     ckpt: str | Path | None = None,
     vae: str | Path | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    rounding: str = "dit",
     batch_size: int = 32,
     precision: str = "fp32",
     compile: bool = False,
@@ -62,26 +72,27 @@ def generate(
     progress: Callable[[SamplingProgress], None] | None = None,
     **options: Any,
 ) -> Path:
-    """Sample a batch of images from a class-conditional DiT or SiT and write it for evaluators to read.
+    """Sample a batch of images from a class-conditional model and write it for evaluators to read.
 
     `out` holds the images as arr_0, (num, H, W, 3) uint8, and their classes as arr_1, (num,) int64; the JSON
     file beside it records the plan, the environment and the speed. Image i depends only on (seed, i), the
     model and the settings. The same call resumes after an interruption; under torchrun every rank makes it.
 
-    model, ckpt, image_size: see `find_model`; vae: "ema", "mse" or a folder; labels: see `choose_labels`;
-    cfg_channels: "3", as in DiT's released code, or "all"; cfg_interval: the noise levels σ (Karras et al.
-    2022) between which guidance is applied; shard: (K, N) samples every N-th batch, starting with the K-th;
-    fresh: delete an existing batch first; options: those of the sampler, see `SAMPLERS`. None stands for the
-    value in the model's manifest entry, else for the default: cfg 1.0, 250 steps, vae "ema", the sampler ddpm
-    for a DiT and sde for a SiT.
-    Returns `out`, which does not exist yet while other processes are still sampling their shares.
+    model, ckpt, image_size, model_args: see `find_model`; vae: "ema", "mse" or a folder; labels: see
+    `choose_labels`; cfg_channels: "3", as in DiT's released code, or "all"; cfg_interval: the noise levels σ
+    (Karras et al. 2022) between which guidance is applied; rounding: how floats become uint8, see
+    `ROUNDINGS`; shard: (K, N) samples every N-th batch, starting with the K-th; fresh: delete an existing
+    batch first; options: those of the sampler, see `SAMPLERS`. None stands for the value in the model's
+    manifest entry, else for the default: cfg 1.0, 250 steps, vae "ema", guidance on 3 channels of bundled
+    models and on all of others, the sampler ddpm for a diffusion model, sde for a SiT and ode for other flow
+    models. Returns `out`, which does not exist yet while other processes are still sampling their shares.
     Raises subclasses of DitEvalError.
     """
     out, rank = Path(out), Rank.from_environment()
     if out.suffix != ".npz":
         raise UsageError(f"{out}: choose a name that ends in .npz.")
     worker, torch_device = StridedShard.of(rank, shard), rank.device(device)
-    spec = find_model(model, ckpt, image_size)
+    spec = find_model(model, ckpt, image_size, model_args, torch_device)
     settings = choose_settings(
         spec,
         options,
@@ -93,6 +104,7 @@ def generate(
         cfg=cfg,
         cfg_channels=cfg_channels,
         cfg_interval=cfg_interval,
+        rounding=rounding,
         batch_size=batch_size,
         precision=precision,
         compile=compile,
@@ -103,9 +115,10 @@ def generate(
         computation(precision, torch_device),
         torch.inference_mode(),
     ):
-        network, decoder = load_model(spec, torch_device, vae=vae, image_size=image_size)
-        plan = make_plan(settings, spec, network, decoder)
-        batch_sampler = BatchSampler(network, plan)
+        family = SAMPLERS[settings["sampler"]].family if settings["sampler"] in SAMPLERS else "images"
+        loaded = spec.load(torch_device, sampler_family=family, vae=vae, image_size=image_size)
+        plan = make_plan(settings, spec.name, loaded)
+        batch_sampler = BatchSampler(loaded.model, plan, torch_device)
         shards = ShardFolder(
             out, plan.as_json(), num=num, shard_size=plan.batch_size, image_size=plan.image_size
         )
@@ -113,16 +126,56 @@ def generate(
             _start_over(shards, rank, shard)
         shards.open()
         if not shards.finished():
-            _sample_missing(batch_sampler, decoder, plan, shards, worker, progress)
-            environment = _environment(rank, torch_device)
-            macs = batch_sampler.count_flops().macs
-            shards.merge(batch_sampler.labels, {"macs": macs, "environment": environment})
+            quantizer = Quantizer(rounding, loaded.model.value_range)
+            _sample_missing(
+                batch_sampler, _image_decoder(loaded.model, quantizer), loaded, plan, shards, worker, progress
+            )
+            if isinstance(spec, ObjectSpec):
+                _warn_of_clipping(spec.name, quantizer.clipped_share())
+            shards.merge(
+                batch_sampler.labels, {"macs": _macs(loaded), "environment": _environment(rank, torch_device)}
+            )
     return out
+
+
+def _image_decoder(model: Model, quantizer: Quantizer) -> Decode:
+    """From samples to uint8 images: the model's decoder, if it has one, then rounding."""
+    decode = getattr(model, "decode", None)
+    if decode is None:
+        return quantizer
+
+    def decode_to_uint8(samples: Tensor) -> Tensor:
+        with model_errors("decode"):
+            images = decode(samples)
+        return quantizer(images)
+
+    return decode_to_uint8
+
+
+def _macs(model: LoadedModel) -> int | None:
+    """Multiply-adds of one image's pass through the network; None if they cannot be counted."""
+    if isinstance(model.model, ImageModel):
+        return None  # counting takes as long as sampling an image
+    try:
+        return model.count_flops().macs
+    except CostError:  # `dit-eval flops count` shows the reason; the images are worth keeping
+        return None
+
+
+def _warn_of_clipping(name: str, share: float) -> None:
+    if share > _MAX_CLIPPED:
+        warnings.warn(
+            f"{share:.1%} of the values that {name} returned were out of its value_range and have been "
+            "clipped. Check value_range and the scale of the decoder.",
+            DitEvalWarning,
+            stacklevel=3,
+        )
 
 
 def _sample_missing(
     batch_sampler: BatchSampler,
-    decoder: Decoder,
+    decode: Decode,
+    model: LoadedModel,
     plan: Plan,
     shards: ShardFolder,
     worker: StridedShard,
@@ -131,18 +184,17 @@ def _sample_missing(
     """Sample the worker's batches whose shards are missing."""
     missing = [batch for batch in shards.missing() if worker.takes(batch)]
     done, total = 0, sum(map(shards.images_in, missing))
-    network = batch_sampler.network
-    flops_per_pass = batch_sampler.count_flops().flops if progress else 0
+    flops_per_pass = 2 * (_macs(model) or 0) if progress else 0
 
     def report_progress(fraction: float) -> None:
         if progress:
-            progress(SamplingProgress(done + fraction * count, total, network.passes * flops_per_pass))
+            progress(SamplingProgress(done + fraction * count, total, batch_sampler.passes * flops_per_pass))
 
-    with AsyncDecoder(decoder, network.device) as async_decoder:
+    with AsyncDecoder(decode, model.device) as async_decoder:
         for batch in missing:
             count = shards.images_in(batch)
             samples = batch_sampler.sample(plan.indices(batch), report_progress)
-            store = partial(shards.write, batch, device=_device_name(network.device))
+            store = partial(shards.write, batch, device=_device_name(model.device))
             async_decoder.submit(samples[:count], store)
             done += count
 

@@ -6,9 +6,10 @@ batch has the full size: the last one repeats its last index, and the repeated i
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dit_eval.dit import DiT
 from dit_eval.errors import UsageError, require_choices, require_positive
-from dit_eval.generation.decode import Decoder
-from dit_eval.generation.model_lookup import ModelSpec
+from dit_eval.generation.model_lookup import LoadedModel, ObjectSpec, Spec
+from dit_eval.generation.models import ImageModel
+from dit_eval.generation.rounding import ROUNDINGS
 from dit_eval.io.assets import sha256
 from dit_eval.runtime.precision import PRECISIONS
 from dit_eval.sampling.flow_schedules import ADAPTIVE_SOLVERS
 from dit_eval.sampling.noise import label_words
+from dit_eval.sampling.options import OPTIONS
 from dit_eval.sampling.samplers import SAMPLERS
 
-DEFAULTS = {"cfg": 1.0, "steps": 250}  # 250 steps: Peebles & Xie 2023, Ma et al. 2024
+DEFAULTS = {"cfg": 1.0, "steps": 250, "cfg_channels": "3"}  # Peebles & Xie 2023, Ma et al. 2024
+IMAGE_MODEL = "model"  # the sampler in the plan of a model that samples images by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +38,18 @@ class Plan:
     """Everything that determines the bytes of a batch; runs with equal plans can share a folder."""
 
     model: str
-    weights: str  # SHA-256 of the checkpoint
-    decoder: str  # "pixels", or "vae" and the SHA-256 of its weights
-    rounding: str  # how the decoder's floats become uint8
+    identity: Mapping[str, Any]  # weights or source, see `LoadedModel`
+    decoder: str  # see `LoadedModel`
+    rounding: str  # the formula by which the decoder's floats become uint8
     image_size: int
     num: int
     seed: int
     labels: str  # see `choose_labels`
     sampler: str
     options: Mapping[str, Any]  # of the sampler and its schedule
-    steps: str | None  # None if the solver chooses its own steps
-    cfg: float
-    cfg_channels: str
+    steps: str | None  # None if the solver or the model chooses its own steps
+    cfg: float | None  # None if the model applies its own guidance
+    cfg_channels: str | None
     cfg_interval: tuple[float, float] | None  # noise levels σ
     batch_size: int
     precision: str
@@ -59,35 +62,41 @@ class Plan:
         return np.minimum(np.arange(start, start + self.batch_size), self.num - 1)
 
     def as_json(self) -> dict[str, Any]:
-        """The plan as it is read back from JSON, with the sampler's options among the other settings.
+        """The plan as it is read back from JSON, with identity and options among the other settings.
 
         A file of labels is represented by the SHA-256 of its content instead of its path.
         """
         settings = asdict(self)
         if _is_file(self.labels):
             settings["labels"] = f"file {sha256(Path(self.labels))}"
-        return json.loads(json.dumps(settings.pop("options") | settings))
+        return json.loads(json.dumps(settings.pop("identity") | settings.pop("options") | settings))
 
 
-def choose_settings(model: ModelSpec, options: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
-    """Fill in the settings and sampler options that are None: as the manifest says, else the default.
+def choose_settings(model: Spec, options: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
+    """Fill in the settings and sampler options that are None: as the model says, else the default.
 
-    options: those of the sampler, see `SAMPLERS`; settings: the fields of `Plan` from `num` to `compile`.
-    Returns these fields. Raises UsageError for unknown names, numbers out of range, and samplers and options
-    that do not fit the model or each other, TypeError for options that no sampler has.
+    options: those of the sampler, see `SAMPLERS`; settings: the fields of `Plan` from `num` to `compile`, and
+    `rounding` as a key of `ROUNDINGS`. Returns these fields. Raises UsageError for unknown names, numbers out
+    of range, and samplers and options that do not fit the model or each other, TypeError for options that no
+    sampler has.
     """
     given = {name: value for name, value in {**settings, **options}.items() if value is not None}
-    sampler = given.get("sampler", model.sampler)
     require_choices(
-        sampler=(sampler, SAMPLERS),
         precision=(settings["precision"], PRECISIONS),
-        cfg_channels=(settings["cfg_channels"], ("3", "all")),
+        rounding=(settings["rounding"], ROUNDINGS),
+        cfg_channels=(given.get("cfg_channels", "all"), ("3", "all")),
     )
     require_positive(num=settings["num"], batch_size=settings["batch_size"])
     if not (isinstance(settings["seed"], int) and 0 <= settings["seed"] < 2**64):
         raise UsageError(f"seed is {settings['seed']!r}; expected an integer from 0 to 2**64 - 1.")
     for name, value in given.items():
         _require_finite(name, value)
+    _require_known(options.keys() & given.keys())
+    settings["batch_size"] = min(settings["batch_size"], settings["num"])
+    if isinstance(model, ObjectSpec) and isinstance(model.model, ImageModel):
+        return settings | _settings_of_image_model(model.name, model.model, given)
+    sampler = given.get("sampler", model.sampler)
+    require_choices(sampler=(sampler, SAMPLERS))
     _require_fitting(sampler, model, options.keys() & given.keys())
     defaults = SAMPLERS[sampler].options
     values = {**DEFAULTS, **defaults, **model.defaults, **given}
@@ -97,31 +106,61 @@ def choose_settings(model: ModelSpec, options: Mapping[str, Any], **settings: An
         "options": {option: values[option] for option in defaults},
         "steps": None if steps is None else str(steps),
         "cfg": values["cfg"],
-        "batch_size": min(settings["batch_size"], settings["num"]),
+        "cfg_channels": values["cfg_channels"],
     }
 
 
-def make_plan(settings: Mapping[str, Any], model: ModelSpec, network: DiT, decoder: Decoder) -> Plan:
+def _settings_of_image_model(name: str, model: ImageModel, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a model which samples by itself takes over, cfg and steps if it has parameters for
+    them.
+
+    Raises UsageError for other settings of a sampler.
+    """
+    taken = {key: given.get(key, DEFAULTS[key]) for key in ("cfg", "steps") if takes(model.images, key)}
+    sampling = {"sampler", "cfg", "steps", "cfg_channels", "cfg_interval"}.union(*OPTIONS.values())
+    for option in sorted(sampling & given.keys() - taken.keys()):
+        raise UsageError(
+            f"{name} samples images by itself and takes no {option.replace('_', ' ')}. Pass its own settings "
+            "to its load function, with --model-arg."
+        )
+    steps = taken.get("steps")
+    return {
+        "sampler": IMAGE_MODEL,
+        "options": {},
+        "steps": None if steps is None else str(steps),
+        "cfg": taken.get("cfg"),
+        "cfg_channels": None,
+    }
+
+
+def takes(function: Callable[..., Any], parameter: str) -> bool:
+    """True if the function has a parameter of that name."""
+    return parameter in inspect.signature(function).parameters
+
+
+def make_plan(settings: Mapping[str, Any], name: str, model: LoadedModel) -> Plan:
     """Add to the settings what identifies the model, its decoder and the kind of device."""
     return Plan(
-        **settings,
-        model=model.name,
-        weights=sha256(model.weights),
-        decoder=decoder.name,
-        rounding=decoder.rounding,
-        image_size=network.input_size * decoder.factor,
-        device=network.pos_embed.device.type,
+        **{**settings, "rounding": ROUNDINGS[settings["rounding"]].formula},
+        model=name,
+        identity=model.identity,
+        decoder=model.decoder,
+        image_size=model.image_size,
+        device=model.device.type,
     )
 
 
 def choose_labels(spec: str, *, num: int, num_classes: int, seed: int) -> NDArray[np.int64]:
-    """The class of every image, (num,) int64; the class of image i depends only on (seed, i) and `spec`.
+    """The class of every image, (num,) int64; the class of image i depends only on (seed, i) and `spec`
+    (with "sorted", on `num` too).
 
     spec: "uniform" draws every label independently, as DiT does; "balanced" goes through random permutations
-    of all classes, so that class counts differ by at most one; a number is the class of all images; anything
-    else is a text file with one label per image. Raises UsageError for labels that cannot be read or classes
-    that the model does not have.
+    of all classes, so that class counts differ by at most one; "sorted" has the same counts in order of
+    class, as MAR and JiT; a number is the class of all images; anything else is a text file with one label
+    per image. Raises UsageError for labels that cannot be read or classes that the model does not have.
     """
+    if spec == "sorted":
+        return np.arange(num) * num_classes // num
     if spec in ("uniform", "balanced"):
         rounds = -(-num // num_classes)
         words = label_words(seed, torch.arange(rounds * num_classes)).numpy()
@@ -139,7 +178,7 @@ def choose_labels(spec: str, *, num: int, num_classes: int, seed: int) -> NDArra
 
 
 def _is_file(labels: str) -> bool:
-    return labels not in ("uniform", "balanced") and not labels.isdecimal()
+    return labels not in ("uniform", "balanced", "sorted") and not labels.isdecimal()
 
 
 def _read_labels(path: Path, num: int) -> NDArray[np.int64]:
@@ -148,7 +187,7 @@ def _read_labels(path: Path, num: int) -> NDArray[np.int64]:
     except (OSError, ValueError, OverflowError) as error:
         raise UsageError(
             f"labels {str(path)!r} cannot be read ({getattr(error, 'strerror', None) or error}). "
-            "Choose uniform, balanced, a class index, or a text file with one label per image."
+            "Choose uniform, balanced, sorted, a class index, or a text file with one label per image."
         ) from None
     if len(labels) != num:
         raise UsageError(f"{path} holds {len(labels)} labels for {num} images; it must have one per image.")
@@ -162,17 +201,21 @@ def _require_finite(name: str, value: Any) -> None:
         raise UsageError(f"{name} is {value}; expected finite numbers.")
 
 
-def _require_fitting(sampler: str, model: ModelSpec, options: Collection[str]) -> None:
+def _require_known(options: Collection[str]) -> None:
+    for option in sorted(options):
+        if not any(option in candidate.options for candidate in SAMPLERS.values()):
+            raise TypeError(f"generate() got an unexpected keyword argument {option!r}")
+
+
+def _require_fitting(sampler: str, model: Spec, options: Collection[str]) -> None:
     if model.family not in (None, SAMPLERS[sampler].family):
         fitting = [name for name, candidate in SAMPLERS.items() if candidate.family == model.family]
         raise UsageError(
-            f"sampler {sampler} does not fit {model.name}, which is a {model.family}. "
+            f"sampler {sampler} does not fit {model.name}, which is a {model.family} model. "
             f"Choose {' or '.join(fitting)}, or another model."
         )
     for option in sorted(options):
-        owners = [name for name, candidate in SAMPLERS.items() if option in candidate.options]
-        if not owners:
-            raise TypeError(f"generate() got an unexpected keyword argument {option!r}")
-        if sampler not in owners:
+        if option not in SAMPLERS[sampler].options:
+            owners = [name for name, candidate in SAMPLERS.items() if option in candidate.options]
             name = option.replace("_", " ")
             raise UsageError(f"{name} is an option of {' and '.join(owners)}, not of {sampler}.")

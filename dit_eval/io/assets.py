@@ -67,7 +67,7 @@ class ModelEntry(Asset):
 
     kind: Kind = "models"
     role: Literal["dit", "vae", "features"]
-    family: Literal["DiT", "SiT"] = "DiT"
+    family: Literal["DiT", "SiT", "REPA"] = "DiT"
     model: str = ""  # the architecture's name, e.g. "XL/2"; `config` for any other
     config: Mapping[str, Any] = field(default_factory=dict)  # arguments of DiTConfig or of diffusers' VAE
     image_size: int | None = None
@@ -263,6 +263,22 @@ def _download(asset: Asset, path: Path, progress: DownloadProgress | None) -> No
         f"{asset.name} could not be downloaded: {'; '.join(failures)}. "
         f"Run again to resume, or download it on another machine and put it at {path}."
     )
+
+
+def fetch_repository(name: str) -> Path:
+    """The folder of a model repository of Hugging Face, downloaded by its own library, which verifies it.
+
+    HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE apply. Raises AssetError if it cannot be had.
+    """
+    from huggingface_hub import snapshot_download  # slow to load
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:  # of the library's many kinds, and of the HTTP library below it
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise AssetError(
+            f"{name!r} is neither a folder nor a repository that Hugging Face lets us download ({reason})."
+        ) from None
 
 
 def _problem(asset: Asset, file: Path) -> str | None:

@@ -11,7 +11,7 @@ from dit_eval.io.json_rules import Rule, count, fits, number, optional, positive
 
 # The keys that a Result takes over
 RECORD: Mapping[str, Rule] = {
-    "plan": {"model": text, "cfg": number, "image_size": count, "sampler": text},
+    "plan": {"model": text, "cfg": optional(number), "image_size": count, "sampler": text},
     "macs": optional(number),
     "speed": optional({"device": text, "images": positive, "seconds": positive}),
     "digest": optional(text),

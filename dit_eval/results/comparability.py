@@ -21,7 +21,7 @@ from dit_eval.sampling.options import OPTIONS
 
 # Fields of a plan that may differ between two results, and those that only identify a result
 _SUBJECT = {"sampler", "steps", "precision"}.union(*OPTIONS.values())
-_IDENTITY = {"model", "weights", "num", "seed", "batch_size", "compile", "device"}
+_IDENTITY = {"model", "weights", "source", "num", "seed", "batch_size", "compile", "device"}
 GUIDANCE_SCALE = ("plan.cfg",)  # differs within a curve
 
 Section = Mapping[str, Any]

@@ -12,7 +12,7 @@ Denoiser = Callable[[Tensor, float], Tensor]  # (x (N, C, H, W), time shared by 
 
 
 class Network(Protocol):
-    """The two halves of `dit_eval.dit.DiT` that guidance calls."""
+    """A network in two halves, as `dit_eval.dit.DiT`; images with equal time and class share the first."""
 
     def condition(self, t: Tensor, y: Tensor) -> Any:
         """Times (1,) and classes (M,) → M rows of conditioning, selected by `take`."""
@@ -21,6 +21,9 @@ class Network(Protocol):
     def denoise(self, x: Tensor, condition: Any) -> Tensor:
         """x (N, C, H, W) and N rows of conditioning → (N, C or 2C, H, W)."""
         ...
+
+
+Predict = Callable[..., Tensor] | Network  # (x (N, C, H, W), t (N,), y (N,)) → (N, C or 2C, H, W)
 
 
 def guided(

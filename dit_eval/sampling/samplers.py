@@ -19,8 +19,8 @@ from dit_eval.sampling.schedules import diffusion_schedule
 class Sampler:
     """A sampling function, its schedule, and the options of both with their defaults.
 
-    family: of the models it samples, "DiT" or "SiT"; run_options: the options that the function takes; the
-    schedule takes the others.
+    family: of the models it samples, "diffusion" or "flow"; run_options: the options that the function takes;
+    the schedule takes the others.
     """
 
     family: str
@@ -36,14 +36,14 @@ class Sampler:
 
 
 SAMPLERS = {
-    "ddpm": Sampler(family="DiT", run=ddpm, schedule=diffusion_schedule, options=OPTIONS["ddpm"]),
+    "ddpm": Sampler(family="diffusion", run=ddpm, schedule=diffusion_schedule, options=OPTIONS["ddpm"]),
     "ddim": Sampler(
-        family="DiT",
+        family="diffusion",
         run=ddim,
         schedule=diffusion_schedule,
         options=OPTIONS["ddim"],
         run_options=frozenset({"eta"}),
     ),
-    "ode": Sampler(family="SiT", run=ode, schedule=ode_schedule, options=OPTIONS["ode"]),
-    "sde": Sampler(family="SiT", run=sde, schedule=sde_schedule, options=OPTIONS["sde"]),
+    "ode": Sampler(family="flow", run=ode, schedule=ode_schedule, options=OPTIONS["ode"]),
+    "sde": Sampler(family="flow", run=sde, schedule=sde_schedule, options=OPTIONS["sde"]),
 }

@@ -147,6 +147,7 @@ def respaced(timesteps: NDArray[np.int64], trained_betas: Table) -> Schedule:
     return Schedule(betas=betas, timesteps=timesteps)
 
 
-def diffusion_schedule(steps: int | str) -> Schedule:
-    """DiT's training schedule, 1000 linear betas, respaced to `steps` (see `spaced_timesteps`)."""
-    return respaced(spaced_timesteps(steps), linear_betas())
+def diffusion_schedule(steps: int | str, *, trained_betas: Table | None = None) -> Schedule:
+    """A training schedule, by default DiT's 1000 linear betas, respaced (see `spaced_timesteps`)."""
+    betas = linear_betas() if trained_betas is None else trained_betas
+    return respaced(spaced_timesteps(steps, len(betas)), betas)

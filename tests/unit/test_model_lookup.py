@@ -37,14 +37,19 @@ def test_architecture_and_size_name_the_public_weights(model, size, name):
 @pytest.mark.parametrize("model", ["SiT-XL/2", "sit-xl/2", "sit-256"])
 def test_name_of_a_sit_is_never_a_dit(model):
     spec = find_model(model)
-    assert (spec.name, spec.family, spec.sampler) == ("sit-256", "SiT", "sde")
+    assert (spec.name, spec.family, spec.sampler) == ("sit-256", "flow", "sde")
     with pytest.raises(UsageError, match="no weights of SiT-XL/2 at 512"):
         find_model("SiT-XL/2", None, 512)
 
 
 @pytest.mark.parametrize(
     ("model", "family", "sampler"),
-    [("XL/2", "DiT", "ddpm"), ("SiT-XL/2", "SiT", "sde"), (DiTConfig(**SHAPE), None, "ddpm")],
+    [
+        ("XL/2", "diffusion", "ddpm"),
+        ("SiT-XL/2", "flow", "sde"),
+        ("REPA-XL/2", "flow", "sde"),
+        (DiTConfig(**SHAPE), None, "ddpm"),
+    ],
 )
 def test_name_determines_family_and_sampler_of_a_checkpoint(tmp_path, model, family, sampler):
     (tmp_path / "mine.pt").touch()
@@ -90,5 +95,8 @@ def test_own_checkpoint_of_a_registered_model_keeps_its_shape_and_defaults(tmp_p
     ("name", "near"), [("XL/3", "did you mean XL/8 or XL/4 or XL/2"), ("nope", "S/8, S/4")]
 )
 def test_error_for_an_unknown_model_lists_the_nearest_and_the_registered_names(name, near):
-    with pytest.raises(UsageError, match=rf"{near}.* Registered .*: xl-256, xl-512, sit-256, own\."):
+    with pytest.raises(
+        UsageError,
+        match=rf"{near}.* Registered .*: xl-256, xl-512, sit-256, own\. A model of your own",
+    ):
         find_model(name)

@@ -13,10 +13,10 @@ def labels(spec: str, num: int = 1000, num_classes: int = 10, seed: int = 0) -> 
 
 def plan(**changes) -> Plan:
     settings = {
-        "model": "S/8", "weights": "0", "decoder": "pixels", "rounding": "truncated", "image_size": 8,
-        "num": 10, "seed": 0, "labels": "uniform", "sampler": "ddpm", "options": {"eta": 0.0},
-        "steps": "10", "cfg": 1.5, "cfg_channels": "3", "cfg_interval": (0.1, 2.0), "batch_size": 4,
-        "precision": "fp32", "compile": False, "device": "cpu",
+        "model": "S/8", "identity": {"weights": "0"}, "decoder": "pixels", "rounding": "truncated",
+        "image_size": 8, "num": 10, "seed": 0, "labels": "uniform", "sampler": "ddpm",
+        "options": {"eta": 0.0}, "steps": "10", "cfg": 1.5, "cfg_channels": "3",
+        "cfg_interval": (0.1, 2.0), "batch_size": 4, "precision": "fp32", "compile": False, "device": "cpu",
     }  # fmt: skip
     return Plan(**(settings | changes))
 
@@ -55,6 +55,13 @@ def test_balanced_labels_are_another_permutation_in_every_round():
 def test_uniform_labels_are_uniform():
     counts = np.bincount(labels("uniform", num=100_000), minlength=10)
     assert ((counts - 10_000) ** 2 / 10_000).sum() < 27.9  # χ² with 9 degrees of freedom: p = 0.001
+
+
+def test_sorted_labels_are_those_of_arange_repeated():
+    np.testing.assert_array_equal(labels("sorted", num=40), np.arange(10).repeat(4))
+    counts = np.bincount(labels("sorted", num=37), minlength=10)
+    assert counts.max() - counts.min() <= 1
+    assert (np.diff(labels("sorted", num=37)) >= 0).all()
 
 
 def test_labels_differ_by_seed():

@@ -19,7 +19,8 @@ from dit_eval.sampling.samplers import SAMPLERS
 
 REQUEST = {
     "num": 10, "seed": 0, "labels": "uniform", "sampler": None, "steps": None, "cfg": None,
-    "cfg_channels": "3", "cfg_interval": None, "batch_size": 4, "precision": "fp32", "compile": False,
+    "cfg_channels": None, "cfg_interval": None, "rounding": "dit", "batch_size": 4, "precision": "fp32",
+    "compile": False,
 }  # fmt: skip
 
 
@@ -40,10 +41,10 @@ def settings(
 @pytest.mark.parametrize(
     ("sampler", "family", "complaint"),
     [
-        ("ode", "DiT", "sampler ode does not fit mine, which is a DiT. Choose ddpm or ddim"),
-        ("sde", "DiT", "Choose ddpm or ddim"),
-        ("ddpm", "SiT", "sampler ddpm does not fit mine, which is a SiT. Choose ode or sde"),
-        ("ddim", "SiT", "Choose ode or sde"),
+        ("ode", "diffusion", "ode does not fit mine, which is a diffusion model. Choose ddpm or ddim"),
+        ("sde", "diffusion", "Choose ddpm or ddim"),
+        ("ddpm", "flow", "ddpm does not fit mine, which is a flow model. Choose ode or sde"),
+        ("ddim", "flow", "Choose ode or sde"),
         ("euler", None, "not one of ddpm, ddim, ode, sde"),
     ],
 )
@@ -58,13 +59,13 @@ def test_sampler_fits_its_family_and_models_of_unknown_family(sampler):
         assert settings(sampler=sampler, family=family)["sampler"] == sampler
 
 
-@pytest.mark.parametrize(("family", "sampler"), [("DiT", "ddpm"), ("SiT", "sde"), (None, "ddpm")])
+@pytest.mark.parametrize(("family", "sampler"), [("diffusion", "ddpm"), ("flow", "sde"), (None, "ddpm")])
 def test_sampler_defaults_to_that_of_the_family(family, sampler):
     assert settings(family=family)["sampler"] == sampler
 
 
 def test_sampler_of_the_manifest_comes_before_that_of_the_family():
-    assert settings(family="SiT", defaults={"sampler": "ode"})["sampler"] == "ode"
+    assert settings(family="flow", defaults={"sampler": "ode"})["sampler"] == "ode"
 
 
 def test_options_are_as_requested_else_as_in_the_manifest_else_the_defaults():
