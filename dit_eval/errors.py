@@ -65,7 +65,9 @@ def require_choices(**options: tuple[object, Collection[str]]) -> None:
     """Raise UsageError unless the value of every option=(value, choices) is one of its choices."""
     for option, (value, choices) in options.items():
         if value not in choices:
-            raise UsageError(f"{option.replace('_', ' ')} {value!r} is not one of {', '.join(map(str, choices))}.")
+            raise UsageError(
+                f"{option.replace('_', ' ')} {value!r} is not one of {', '.join(map(str, choices))}."
+            )
 
 
 def require_positive(**parameters: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -52,6 +52,21 @@ def table(style: Format, image_size: int, block: str) -> None:
     from dit_eval.cost.table import flop_rows, render  # imports torch
 
     click.echo(render(flop_rows(image_size=image_size, block=block), style))
+
+
+@flops.command()
+@click.option("--model", metavar="NAME", required=True, help="As for `dit-eval sample`.")
+@options.model_args
+@click.option("--ckpt", metavar="NAME|FILE", help="Registered name or file of the weights.")
+@options.device
+def count(model: str, model_args: dict[str, Any], ckpt: str | None, device: str) -> None:
+    """Count the MACs of one evaluation of a model for one image.
+
+    Loads the model and runs it once. For a plug-in that samples images by itself, counts one image.
+    """
+    from dit_eval.cost.model import count_by_name, render_count  # imports torch
+
+    click.echo(render_count(model, count_by_name(model, ckpt, model_args, device)))
 
 
 @flops.command()

@@ -28,12 +28,56 @@ VAE_STRIDE = 8  # image pixels per latent pixel
 
 CONDITIONING = ("t_embedder", "adaLN_modulation", "kv")  # modules that see t and y only
 
-FREE = (  # elementwise operators and data movement, in addition to fvcore's own list
-    *("add", "addcmul", "mul", "div", "broadcast_tensors", "unflatten"),
-    *("exp", "cos", "sin", "silu", "gelu", "embedding"),
+FREE = (  # elementwise operators, reductions and data movement, in addition to fvcore's own list
+    *("add", "addcmul", "addcdiv", "sub", "rsub", "mul", "div", "neg", "reciprocal", "abs", "sign", "fmod"),
+    *("exp", "log", "pow", "sqrt", "rsqrt", "square", "cos", "sin", "tanh", "sigmoid", "erf", "round"),
+    *("silu", "gelu", "leaky_relu", "hardtanh", "softplus", "softmax", "log_softmax"),
+    *(
+        "mean",
+        "sum",
+        "var",
+        "std",
+        "norm",
+        "linalg_vector_norm",
+        "amax",
+        "min",
+        "argmax",
+        "argsort",
+        "cumsum",
+    ),
+    *(
+        "minimum",
+        "maximum",
+        "where",
+        "ne",
+        "lt",
+        "le",
+        "logical_not",
+        "logical_and",
+        "logical_or",
+        "logical_xor",
+    ),
+    *("broadcast_tensors", "expand_as", "unflatten", "reshape_as", "view_as", "repeat", "repeat_interleave"),
+    *("embedding", "index_select", "scatter", "clone", "movedim", "swapaxes", "flip", "tile", "ones_like"),
+    *(
+        "linspace",
+        "new_ones",
+        "rand",
+        "randn",
+        "rand_like",
+        "randn_like",
+        "randperm",
+        "lift_fresh",
+        "numpy_T",
+    ),
+    *("mul_", "add_", "sub_", "div_", "masked_fill_", "fill_", "zero_", "silu_", "alias", "pad", "meshgrid"),
+    *("outer", "complex", "view_as_complex", "view_as_real", "feature_dropout"),
 )
-COUNTED = {"attention", "linear", "conv"}
-PER_ELEMENT = {"layer_norm", "group_norm", "upsample_nearest2d"}  # counted by fvcore, not part of the MACs
+COUNTED = {"attention", "linear", "conv", "addmm", "matmul", "mm", "bmm", "einsum"}
+PER_ELEMENT = {  # counted by fvcore, not part of the MACs
+    *("layer_norm", "group_norm", "batch_norm", "instance_norm"),
+    *("upsample_nearest2d", "upsample_bilinear2d", "adaptive_avg_pool2d"),
+}
 
 VAE = "sd-vae-ft-ema"  # decoder of the public models; sd-vae-ft-mse has the same architecture
 
@@ -157,6 +201,7 @@ def analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> FlopCountAnalysis:
     analysis = FlopCountAnalysis(model, inputs)
     analysis.tracer_warnings("none").unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
+    analysis.set_op_handle("dit_eval::linear", _linear_macs)
     analysis.set_op_handle(**{f"aten::{name}": None for name in FREE})
     with torch.no_grad():
         counted = set(analysis.by_operator())
@@ -166,6 +211,12 @@ def analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> FlopCountAnalysis:
             "Give it a handler, or list it as free in dit_eval/cost/counter.py."
         )
     return analysis
+
+
+def _linear_macs(inputs: list[Any], outputs: list[Any]) -> dict[str, int]:
+    """x (…, K) times weight (M, K)ᵀ, see `runtime.onednn.linear`."""
+    x, weight = (tensor.type().sizes() for tensor in inputs[:2])
+    return {"linear": math.prod(x) * weight[0]}
 
 
 def _attention_macs(inputs: list[Any], outputs: list[Any]) -> dict[str, int]:

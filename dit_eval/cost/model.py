@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +11,11 @@ from torch import Tensor, nn
 
 from dit_eval.cost.counter import FlopCount, analyse
 from dit_eval.errors import CostError, DitEvalError
+from dit_eval.generation.model_lookup import find_model
 from dit_eval.generation.models import ImageModel, Model
+from dit_eval.report.terminal import dense_table, render_text
+from dit_eval.runtime.distributed import Rank
+from dit_eval.runtime.precision import computation
 
 
 def count_model(model: Model, device: torch.device) -> FlopCount:
@@ -46,6 +52,32 @@ def count_model(model: Model, device: torch.device) -> FlopCount:
         layer_norm=macs["layer_norm"],
         params=sum(parameter.numel() for parameter in parameters),
     )
+
+
+def count_by_name(name: str, ckpt: str | Path | None, arguments: Mapping[str, Any], device: str) -> FlopCount:
+    """The cost of one evaluation of the model that `dit-eval sample --model` names, for one image.
+
+    Raises DitEvalError if the model cannot be loaded or its cost is unknown.
+    """
+    torch_device = Rank.from_environment().device(device)
+    spec = find_model(name, ckpt, None, arguments, torch_device)
+    with computation("fp32", torch_device), torch.inference_mode():
+        loaded = spec.load(torch_device, sampler_family=spec.family or "diffusion", vae=None, image_size=None)
+        return loaded.count_flops()
+
+
+def render_count(name: str, count: FlopCount) -> str:
+    """The count as a table for a terminal."""
+    table = dense_table()
+    table.add_column(name)
+    table.add_column("MACs G", justify="right")
+    for operator, macs in count.by_operator.items():
+        if macs:
+            table.add_row(operator, f"{macs / 1e9:.5g}")
+    table.add_section()
+    table.add_row("total", f"{count.macs / 1e9:.5g}")
+    parameters = f", {count.params / 1e6:.1f} M parameters" if count.params else ""
+    return render_text(table, f"One evaluation for one image: {count.flops / 1e9:.5g} GFLOPs{parameters}.")
 
 
 class _Module(nn.Module):
