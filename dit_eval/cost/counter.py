@@ -29,7 +29,7 @@ VAE_STRIDE = 8  # image pixels per latent pixel
 CONDITIONING = ("t_embedder", "adaLN_modulation", "kv")  # modules that see t and y only
 
 FREE = (  # elementwise operators and data movement, in addition to fvcore's own list
-    *("add", "addcmul", "mul", "div", "broadcast_tensors", "unflatten"),
+    *("add", "add_", "addcmul", "mul", "div", "broadcast_tensors", "unflatten"),
     *("exp", "cos", "sin", "silu", "gelu", "embedding"),
 )
 COUNTED = {"attention", "linear", "conv"}

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dit_eval.dit import Conditioning, DiT
+from dit_eval.dit import DiT
+from dit_eval.generation.network import sampling_network
 from dit_eval.generation.plan import Plan, choose_labels
-from dit_eval.sampling.guidance import guided
+from dit_eval.sampling.guidance import Time, guided
 from dit_eval.sampling.noise import ImageNoise
 from dit_eval.sampling.samplers import SAMPLERS
 
@@ -24,6 +25,7 @@ class BatchSampler:
     """Samples any images of a plan. Raises UsageError if the plan does not fit the model or the schedule.
 
     labels: (num,) int64, the class of every image of the plan; network: counts the images passed through it.
+    The DiT is converted in place to the precision of the plan.
     """
 
     def __init__(self, dit: DiT, plan: Plan) -> None:
@@ -33,7 +35,7 @@ class BatchSampler:
         self._schedule = self._sampler.schedule(plan.steps, **schedule_options)
         self._interval = self._schedule.times_between(*plan.cfg_interval) if plan.cfg_interval else None
         self.labels = choose_labels(plan.labels, num=plan.num, num_classes=dit.num_classes, seed=plan.seed)
-        self.network = AutocastNetwork(dit, precision=plan.precision, compiled=plan.compile)
+        self.network = sampling_network(dit, precision=plan.precision, compiled=plan.compile)
 
     def count_flops(self) -> FlopCount:
         """The cost of one image's pass through the network, as counted by `dit-eval flops table`."""
@@ -52,21 +54,8 @@ class BatchSampler:
     def sample(self, indices: NDArray[np.int64], report_progress: Callable[[float], None]) -> Tensor:
         """The samples (N, C, h, w) float32 of the images with these indices (N,).
 
-        report_progress: called with the completed fraction of the work. An adaptive solver controls the error
-        over the whole batch, so it is given one image at a time, which keeps the images independent.
+        report_progress: called with the completed fraction of the work, for an adaptive solver only at the end.
         """
-        evaluations = self._schedule.evaluations
-        if evaluations is not None:
-            return self._sample_jointly(indices, lambda done: report_progress(done / evaluations))
-        samples = []
-        for index in indices:
-            samples.append(self._sample_jointly(index[None], lambda done: None))
-            report_progress(len(samples) / len(indices))
-        return torch.cat(samples)
-
-    def _sample_jointly(
-        self, indices: NDArray[np.int64], report_evaluations: Callable[[int], None]
-    ) -> Tensor:
         dit, plan = self._dit, self._plan
         device = self.network.device
         denoiser = guided(
@@ -77,44 +66,18 @@ class BatchSampler:
             channels=None if plan.cfg_channels == "all" else int(plan.cfg_channels),
             interval=self._interval,
         )
-        evaluations = 0
+        evaluations, total = 0, self._schedule.evaluations
 
-        def counted_denoiser(x: Tensor, t: float) -> Tensor:
+        def counted_denoiser(x: Tensor, t: Time) -> Tensor:
             nonlocal evaluations
             output = denoiser(x, t)
             evaluations += 1
-            report_evaluations(evaluations)
+            if total is not None:
+                report_progress(evaluations / total)
             return output
 
         noise = ImageNoise(plan.seed, torch.from_numpy(indices).to(device))
         latents = noise.latents((len(indices), dit.in_channels, dit.input_size, dit.input_size))
-        return self._sampler.run(counted_denoiser, latents, self._schedule, noise, **self._run_options)
-
-
-class AutocastNetwork:
-    """A DiT with float32 weights that computes in `precision`, optionally compiled; see `guidance.Network`.
-
-    passes: the number of images passed through it, including the unconditional passes of guidance.
-    """
-
-    def __init__(self, dit: DiT, *, precision: str = "fp32", compiled: bool = False) -> None:
-        self.passes = 0
-        self.device = next(dit.parameters()).device
-        self._bf16 = precision == "bf16"
-        self._condition = dit.condition
-        self._denoise = torch.compile(dit.denoise) if compiled else dit.denoise
-
-    def condition(self, t: Tensor, y: Tensor) -> Conditioning:
-        """Times (1,) and classes (M,) → M rows of conditioning."""
-        with self._autocast():
-            return self._condition(t, y)
-
-    def denoise(self, x: Tensor, condition: Conditioning) -> Tensor:
-        """x (N, C, H, W) and N rows of conditioning → (N, C or 2C, H, W)."""
-        self.passes += len(x)
-        with self._autocast():
-            return self._denoise(x, condition)
-
-    def _autocast(self) -> torch.autocast:
-        # Weights, LayerNorm and residual sums stay in float32; only matrix products run in bfloat16
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
+        samples = self._sampler.run(counted_denoiser, latents, self._schedule, noise, **self._run_options)
+        report_progress(1.0)
+        return samples

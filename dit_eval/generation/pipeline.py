@@ -25,7 +25,7 @@ from dit_eval.generation.plan import Plan, choose_settings, make_plan
 from dit_eval.generation.shards import ShardFolder, interruption_noted
 from dit_eval.runtime.distributed import Rank, StridedShard, broadcast_from_rank0, process_group
 from dit_eval.runtime.malloc import keep_freed_memory
-from dit_eval.runtime.precision import computation
+from dit_eval.runtime.precision import computation, default_precision
 from dit_eval.version import __version__
 
 
@@ -54,7 +54,7 @@ def generate(
     ckpt: str | Path | None = None,
     vae: str | Path | None = None,
     batch_size: int = 32,
-    precision: str = "fp32",
+    precision: str | None = None,
     compile: bool = False,
     device: str = "auto",
     fresh: bool = False,
@@ -73,7 +73,7 @@ def generate(
     2022) between which guidance is applied; shard: (K, N) samples every N-th batch, starting with the K-th;
     fresh: delete an existing batch first; options: those of the sampler, see `SAMPLERS`. None stands for the
     value in the model's manifest entry, else for the default: cfg 1.0, 250 steps, vae "ema", the sampler ddpm
-    for a DiT and sde for a SiT.
+    for a DiT and sde for a SiT, precision "tf32" on a CUDA device and "fp32" on a CPU.
     Returns `out`, which does not exist yet while other processes are still sampling their shares.
     Raises subclasses of DitEvalError.
     """
@@ -81,6 +81,7 @@ def generate(
     if out.suffix != ".npz":
         raise UsageError(f"{out}: choose a name that ends in .npz.")
     worker, torch_device = StridedShard.of(rank, shard), rank.device(device)
+    precision = default_precision(torch_device) if precision is None else precision
     spec = find_model(model, ckpt, image_size)
     settings = choose_settings(
         spec,

@@ -51,7 +51,7 @@ class Plan:
     batch_size: int
     precision: str
     compile: bool
-    device: str  # "cpu" or "cuda", because they round differently
+    device: str  # see `_rounding_device`
 
     def indices(self, batch: int) -> NDArray[np.int64]:
         """The indices of the images of a batch, (batch_size,); those past the end repeat the last one."""
@@ -102,7 +102,7 @@ def choose_settings(model: ModelSpec, options: Mapping[str, Any], **settings: An
 
 
 def make_plan(settings: Mapping[str, Any], model: ModelSpec, network: DiT, decoder: Decoder) -> Plan:
-    """Add to the settings what identifies the model, its decoder and the kind of device."""
+    """Add to the settings what identifies the model, its decoder and the device."""
     return Plan(
         **settings,
         model=model.name,
@@ -110,8 +110,18 @@ def make_plan(settings: Mapping[str, Any], model: ModelSpec, network: DiT, decod
         decoder=decoder.name,
         rounding=decoder.rounding,
         image_size=network.input_size * decoder.factor,
-        device=network.pos_embed.device.type,
+        device=_rounding_device(network.pos_embed.device, settings["precision"], settings["compile"]),
     )
+
+
+def _rounding_device(device: torch.device, precision: str, compiled: bool) -> str:
+    """What processes must have in common to share a batch: "cpu", "cuda", or the model of the card.
+
+    The kernels that compute in TF32 or bfloat16, and those that are compiled, depend on the card.
+    """
+    if device.type == "cuda" and (compiled or precision != "fp32"):
+        return torch.cuda.get_device_name(device)
+    return device.type
 
 
 def choose_labels(spec: str, *, num: int, num_classes: int, seed: int) -> NDArray[np.int64]:

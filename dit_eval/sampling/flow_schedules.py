@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
+from torch import Tensor
 
 from dit_eval.errors import UsageError, require_choices
 from dit_eval.sampling.paths import PATHS, PREDICTIONS, PathCoefficients
@@ -68,8 +69,8 @@ class FlowSchedule:
         per_step = ODE_SOLVERS[self.solver]  # the solvers of the SDE need as many
         return None if per_step is None else per_step * len(self) + (self.last_step != "none")
 
-    def coefficients(self, t: float) -> PathCoefficients:
-        """The coefficients of the path at time t."""
+    def coefficients(self, t: float | Tensor) -> PathCoefficients:
+        """The coefficients of the path at time t, or at several times."""
         return PATHS[self.path](t)
 
     def times_between(self, low: float, high: float) -> tuple[float, float]:
