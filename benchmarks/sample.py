@@ -99,8 +99,8 @@ def plan_of(images: int, steps: int, precision: str, compiled: bool, device: str
     return Plan(
         model="", identity={}, decoder="", rounding="", image_size=256, num=images, seed=0,
         labels="uniform", sampler="ddim", options={"eta": 0.0}, steps=f"ddim{steps}", cfg=SCALE,
-        cfg_channels="all", cfg_interval=None, batch_size=images, precision=precision, compile=compiled,
-        device=device,
+        cfg_channels="all", cfg_interval=None, cfg_times=None, batch_size=images, precision=precision,
+        compile=compiled, device=device,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dit_eval.sampling.guidance import Denoiser
+from dit_eval.sampling.guidance import Denoiser, Time
 from dit_eval.sampling.paths import PATHS, convert
 
 WEIGHTS = torch.tensor([0.3, 0.7], dtype=torch.float64)
@@ -23,7 +23,9 @@ COVARIANCE = torch.einsum("k,kij->ij", WEIGHTS, COVARIANCES + MEANS[:, :, None] 
 def perfect(path: str, prediction: str = "velocity") -> Denoiser:
     """The network of a mixture whose points are the two channels of a pixel: x (N, 2, H, W) float64."""
 
-    def denoiser(x: Tensor, t: float) -> Tensor:
+    def denoiser(x: Tensor, t: Time) -> Tensor:
+        if isinstance(t, Tensor):  # every image by itself
+            return torch.cat([denoiser(image[None], float(time)) for image, time in zip(x, t, strict=True)])
         at = PATHS[path](t)
         spread = at.alpha**2 * COVARIANCES + at.sigma**2 * torch.eye(2, dtype=torch.float64)  # (K, 2, 2)
         points = x.movedim(1, -1)[..., None, :] - at.alpha * MEANS  # (N, H, W, K, 2)

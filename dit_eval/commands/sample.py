@@ -13,6 +13,7 @@ from dit_eval.commands import options
 from dit_eval.commands.progress import sampling_bar
 
 POSITIVE = click.IntRange(min=1)
+POSITIVE_FLOAT = click.FloatRange(min=0, min_open=True)
 OPEN_UNIT = click.FloatRange(0, 1, min_open=True, max_open=True)
 NPZ, PNG = (options.Output(suffix, new_folder=True) for suffix in (".npz", ".png"))
 
@@ -52,7 +53,11 @@ def _number(
 @cloup.option_group(
     "Sampling",
     options.num_samples(default=50_000, metavar="N", help="Number of images."),
-    _choice("--sampler", "ddpm ddim ode sde", "Sampling algorithm.  [default: ddpm; sde for a SiT]"),
+    _choice(
+        "--sampler",
+        "ddpm ddim ode sde meanflow",
+        "Sampling algorithm.  [default: ddpm; sde for a SiT; ode for a plug-in's flow]",
+    ),
     click.option(
         "--steps",
         metavar="N|ddimN",
@@ -74,6 +79,11 @@ def _number(
     ),
     _choice("--cfg-channels", "3 all", "Channels that are guided.  [default: 3, as DiT; all for a plug-in]"),
     _number("--cfg-interval", "Guide only at noise levels σ in LO … HI.", click.FLOAT, "LO HI", nargs=2),
+    click.option(
+        "--cfg-times",
+        metavar="INTERVAL",
+        help='The same in the network\'s time, e.g. "[0, 0.7]"; a parenthesis excludes an end.',
+    ),
 )
 @cloup.option_group(
     "Output",
@@ -96,7 +106,7 @@ def _number(
     click.option("--shard", metavar="K/N", callback=_parse_shard, help="Run as part K of N of a job array."),
 )
 @cloup.option_group(
-    "SiT",
+    "Flows",
     _choice(
         "--solver",
         "euler midpoint heun heun3 rk4 dopri5",
@@ -107,10 +117,16 @@ def _number(
         "sigma constant sbdm linear decreasing increasing-decreasing kl",
         "Diffusion coefficient of sde as a function of time.  [default: sigma]",
     ),
-    _choice("--last-step", "mean tweedie euler none", "Noise-free last step of sde.  [default: mean]"),
+    _choice(
+        "--last-step",
+        "mean tweedie euler none",
+        "Last step of sde, without noise, or of ode (euler, none).  [default: mean; none for ode]",
+    ),
     _number("--last-step-size", "Duration of the last step.  [default: 0.04]", OPEN_UNIT, "X"),
     _choice("--path", "linear gvp vp", "Path on which the model was trained.  [default: linear]"),
-    _choice("--prediction", "velocity score noise", "Output of the network.  [default: velocity]"),
+    _choice("--prediction", "velocity x score noise", "Output of the network.  [default: velocity]"),
+    _number("--shift", "Shift of the times, S·t / (1 + (S − 1)·t).  [default: 1]", POSITIVE_FLOAT, "S"),
+    _choice("--state", "float32 float64", "Precision of the state.  [default: float32]"),
 )
 def sample(out: Path, grid: Path | None, **settings: Any) -> None:
     """Sample a batch of images and write it to an .npz file.

@@ -6,6 +6,9 @@ Every block has two methods:
     forward(x, condition) → the tokens x (N, T, D) after the block
 
 so that conditioning is computed once and shared by all images with the same time and class.
+
+Attention and MLP compute in the dtype of their weights, float32 or bfloat16; everything else is float32: the
+residual stream, LayerNorm, and conditioning.
 """
 
 from __future__ import annotations
@@ -29,9 +32,11 @@ def modulation(hidden_size: int, parts: int) -> nn.Sequential:
     return nn.Sequential(nn.SiLU(), Linear(hidden_size, parts * hidden_size))
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x · (1 + scale) + shift, for x (N, T, D) and shift, scale (N, 1, D)."""
-    return torch.addcmul(shift, x, 1 + scale)
+def modulate(x: Tensor, shift: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """x · factor + shift in `dtype`, for x (N, T, D) and shift, factor (N, 1, D); factor is 1 + DiT's scale."""
+    if x.dtype == dtype:
+        return torch.addcmul(shift, x, factor)
+    return torch.addcmul(shift, x, factor, out=x.new_empty(x.shape, dtype=dtype))  # one kernel casts too
 
 
 class Attention(nn.Module):
@@ -45,7 +50,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, D) → (N, T, D)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            self.qkv(x.to(self.qkv.weight.dtype))
+            .unflatten(-1, (3, self.num_heads, -1))
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
         x = F.scaled_dot_product_attention(q, k, v)  # (N, num_heads, T, D / num_heads)
         return self.proj(x.transpose(1, 2).flatten(2))
 
@@ -62,11 +72,15 @@ class CrossAttention(nn.Module):
 
     def condition(self, sequence: Tensor) -> Tensor:
         """(N, S, D) → keys and values (N, 2, num_heads, S, D / num_heads)."""
-        return self.kv(sequence).unflatten(-1, (2, self.num_heads, -1)).permute(0, 2, 3, 1, 4)
+        return (
+            self.kv(sequence.to(self.kv.weight.dtype))
+            .unflatten(-1, (2, self.num_heads, -1))
+            .permute(0, 2, 3, 1, 4)
+        )
 
     def forward(self, x: Tensor, kv: Tensor) -> Tensor:
         """(N, T, D), keys and values → (N, T, D)."""
-        q = self.q(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        q = self.q(x.to(self.q.weight.dtype)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k, v = kv.unbind(1)
         x = F.scaled_dot_product_attention(q, k, v)
         return self.proj(x.transpose(1, 2).flatten(2))
@@ -82,7 +96,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, D) → (N, T, D)."""
-        return self.fc2(self.fc1(x))
+        return self.fc2(self.fc1(x.to(self.fc1.weight.dtype)))
 
 
 class _Block(nn.Module):
@@ -104,14 +118,17 @@ class AdaLNZeroBlock(_Block):
         self.adaLN_modulation = modulation(hidden_size, 6)
 
     def condition(self, t: Tensor, y: Tensor) -> Tensor:
-        """Shift, scale and gate for attention, then for the MLP: (N, 6, 1, D)."""
-        return self.adaLN_modulation(t + y).unflatten(-1, (6, 1, -1))
+        """Shift, 1 + scale and gate for attention, then for the MLP: (N, 6, 1, D)."""
+        condition = self.adaLN_modulation(t + y).unflatten(-1, (6, 1, -1))
+        condition[:, 1::3].add_(1)
+        return condition
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """(N, T, D), (N, 6, 1, D) → (N, T, D)."""
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = condition.unbind(1)
-        x = torch.addcmul(x, gate_msa, self.attn(modulate(self.norm1(x), shift_msa, scale_msa)))
-        return torch.addcmul(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
+        shift_msa, factor_msa, gate_msa, shift_mlp, factor_mlp, gate_mlp = condition.unbind(1)
+        dtype = self.mlp.fc1.weight.dtype
+        x = torch.addcmul(x, gate_msa, self.attn(modulate(self.norm1(x), shift_msa, factor_msa, dtype)))
+        return torch.addcmul(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, factor_mlp, dtype)))
 
 
 class AdaLNBlock(_Block):
@@ -122,14 +139,17 @@ class AdaLNBlock(_Block):
         self.adaLN_modulation = modulation(hidden_size, 4)
 
     def condition(self, t: Tensor, y: Tensor) -> Tensor:
-        """Shift and scale before attention, then before the MLP: (N, 4, 1, D)."""
-        return self.adaLN_modulation(t + y).unflatten(-1, (4, 1, -1))
+        """Shift and 1 + scale before attention, then before the MLP: (N, 4, 1, D)."""
+        condition = self.adaLN_modulation(t + y).unflatten(-1, (4, 1, -1))
+        condition[:, 1::2].add_(1)
+        return condition
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """(N, T, D), (N, 4, 1, D) → (N, T, D)."""
-        shift_msa, scale_msa, shift_mlp, scale_mlp = condition.unbind(1)
-        x = x + self.attn(modulate(self.norm1(x), shift_msa, scale_msa))
-        return x + self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
+        shift_msa, factor_msa, shift_mlp, factor_mlp = condition.unbind(1)
+        dtype = self.mlp.fc1.weight.dtype
+        x = x + self.attn(modulate(self.norm1(x), shift_msa, factor_msa, dtype))
+        return x + self.mlp(modulate(self.norm2(x), shift_mlp, factor_mlp, dtype))
 
 
 class CrossAttentionBlock(_Block):

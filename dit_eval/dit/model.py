@@ -12,7 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dit_eval.dit.blocks import BLOCKS, AdaLNZeroBlock, layer_norm, modulate, modulation
+from dit_eval.dit.blocks import (
+    BLOCKS,
+    MLP,
+    AdaLNZeroBlock,
+    Attention,
+    CrossAttention,
+    layer_norm,
+    modulate,
+    modulation,
+)
 from dit_eval.dit.configs import DIT, DiTConfig, model_name
 from dit_eval.errors import UsageError
 from dit_eval.runtime.onednn import Linear, linear
@@ -93,16 +102,18 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = modulation(hidden_size, 2) if adaptive else None
 
     def condition(self, t: Tensor, y: Tensor) -> Tensor | None:
-        """Shift and scale (N, 2, 1, D); None without adaLN."""
+        """Shift and 1 + scale (N, 2, 1, D); None without adaLN."""
         if self.adaLN_modulation is None:
             return None
-        return self.adaLN_modulation(t + y).unflatten(-1, (2, 1, -1))
+        condition = self.adaLN_modulation(t + y).unflatten(-1, (2, 1, -1))
+        condition[:, 1:].add_(1)
+        return condition
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """(N, T, D) → (N, T, out_size)."""
         x = self.norm_final(x)
         if condition is not None:
-            x = modulate(x, *condition.unbind(1))
+            x = modulate(x, *condition.unbind(1), dtype=x.dtype)
         return self.linear(x)
 
 
@@ -185,6 +196,25 @@ class DiT(nn.Module):
             x = block(x, block_condition)
         x = self.final_layer(x[:, :num_patches], condition.final)  # (N, T, p · p · C_out)
         return self._unpatchify(x)
+
+    def cast_blocks(self, dtype: torch.dtype) -> None:
+        """Cast the weights of attention and MLPs, once and in place; they then compute in `dtype`.
+
+        Everything else stays in float32: the residual stream, LayerNorm, embeddings, modulations and the
+        final layer. For inference only.
+        """
+        for module in self.blocks.modules():
+            if isinstance(module, (Attention, CrossAttention, MLP)):
+                weights = {name: weight.to(dtype) for name, weight in module.state_dict().items()}
+                module.load_state_dict(weights, assign=True)
+
+    def compile_blocks(self) -> None:
+        """Compile the blocks, in place. They share one graph per shape of their input, whatever the depth.
+
+        Kernels are chosen without measuring, because a choice by speed would change rounding between runs.
+        """
+        for block in self.blocks:
+            block.compile(fullgraph=True, dynamic=False, options={"deterministic": True})
 
     def _unpatchify(self, x: Tensor) -> Tensor:
         """(N, T, p · p · C_out) → (N, C_out, H, W)."""

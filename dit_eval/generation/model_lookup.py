@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,8 +17,10 @@ from dit_eval.dit import DiTConfig, load_dit, model_name
 from dit_eval.errors import ModelError, UsageError
 from dit_eval.generation.decode import decode_in_chunks, load_vae
 from dit_eval.generation.models import DiffusionModel, FlowModel, ImageModel, Model
+from dit_eval.generation.network import in_precision
 from dit_eval.generation.plugins import is_plugin, load_plugin, model_errors
 from dit_eval.io import assets
+from dit_eval.sampling.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from dit_eval.cost.counter import FlopCount
@@ -77,16 +80,26 @@ class ModelSpec:
         )
 
     def load(
-        self, device: torch.device, *, sampler_family: str, vae: str | Path | None, image_size: int | None
+        self,
+        device: torch.device,
+        settings: Mapping[str, Any],
+        *,
+        vae: str | Path | None = None,
+        image_size: int | None = None,
     ) -> LoadedModel:
         """The network and the decoder of its samples, on a device.
 
-        sampler_family: of the sampler that will be used, for weights whose own family is unknown; vae: as for
-        `load_vae`, None for the default; image_size: the expected size in pixels, None for any.
+        settings: `sampler`, which decides the family of weights whose own is unknown, `precision` and
+        `compile`, see `choose_settings`; vae: as for `load_vae`, None for the default; image_size: the
+        expected size in pixels, None for any.
         Raises UsageError if the model has another size or needs no VAE, AssetError and CheckpointError for
         weights that cannot be loaded.
         """
         network = load_dit(self.weights, self.config, device=device, projectors=self.noise_at == 1)
+        if settings["precision"] == "bf16":
+            network.cast_blocks(torch.bfloat16)
+        if settings["compile"]:
+            network.compile_blocks()
         decode, decoder, factor = None, "pixels", 1
         if network.in_channels == _LATENT_CHANNELS:
             loaded_vae = load_vae(str(vae or self.defaults.get("vae", "ema")), device)
@@ -101,7 +114,7 @@ class ModelSpec:
         common = {"predict": network, "shape": shape, "decode": decode, "num_classes": network.num_classes}
         model = (
             FlowModel(**common, noise_at=self.noise_at)  # type: ignore[arg-type]
-            if sampler_family == "flow"
+            if SAMPLERS[settings["sampler"]].family == "flow"
             else DiffusionModel(**common, learned_variance=network.learn_sigma)
         )
 
@@ -156,16 +169,27 @@ class ObjectSpec:
         """The sampler options that the model determines."""
         given = {"cfg_channels": "all"}
         if isinstance(self.model, FlowModel):
-            given |= {"path": self.model.path, "prediction": self.model.prediction}
+            own = ("path", "prediction", "t_eps", "noise_scale")
+            given |= {name: getattr(self.model, name) for name in own}
+            if self.model.prediction == "average-velocity":
+                given["steps"] = 1
         return given
 
     def load(
-        self, device: torch.device, *, sampler_family: str, vae: str | Path | None, image_size: int | None
+        self,
+        device: torch.device,
+        settings: Mapping[str, Any],
+        *,
+        vae: str | Path | None = None,
+        image_size: int | None = None,
     ) -> LoadedModel:
-        """The model, after its decoder has been tried on one image. Raises UsageError or ModelError."""
+        """The model in the precision of the settings, after its decoder has been tried on one image.
+
+        See `ModelSpec.load`. Raises UsageError, or ModelError for a decoder that cannot be used.
+        """
         from dit_eval.cost.model import count_model
 
-        model = self.model
+        model = in_precision(self.model, settings)
         if vae is not None:
             raise UsageError(f"{self.name} brings its own decoder; leave vae out.")
         size = model.image_size if isinstance(model, ImageModel) else _decoded_size(model, self.name, device)
@@ -229,7 +253,7 @@ def _registered_model(model: str | DiTConfig, ckpt: str | Path | None, image_siz
         config=model,
         family=_FAMILIES[family] if family else None,
         weights_source=Path(ckpt),
-        noise_at=int(family == "REPA"),
+        **_conventions(family),
     )
 
 
@@ -278,9 +302,15 @@ def _from_manifest(entry: assets.ModelEntry) -> ModelSpec:
         config=config,
         family=_FAMILIES[entry.family],
         weights_source=entry,
-        defaults=entry.defaults,
-        noise_at=int(entry.family == "REPA"),
+        **_conventions(entry.family, entry.defaults),
     )
+
+
+def _conventions(family: str | None, defaults: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """Where the noise is in a family's time, and its default settings."""
+    if family == "REPA":
+        return {"noise_at": 1, "defaults": {"cfg_channels": "all", **defaults}}
+    return {"noise_at": 0, "defaults": defaults}
 
 
 def _registered_entry(model: str | DiTConfig, image_size: int | None) -> assets.ModelEntry:

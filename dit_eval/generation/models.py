@@ -83,7 +83,7 @@ class FlowModel:
         """Raise UsageError for arguments out of range."""
         _require_network(self)
         require_choices(
-            prediction=(self.prediction, PREDICTIONS),
+            prediction=(self.prediction, (*PREDICTIONS, "average-velocity")),
             noise_at=(self.noise_at, (0, 1)),
             path=(self.path, PATHS),
         )

@@ -1,37 +1,125 @@
-"""A DiT in the precision of a plan."""
+"""What a model predicts, as the network that guidance calls: `dit_eval.sampling.guidance.Network`."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dit_eval.dit import Conditioning, DiT
+from dit_eval.errors import ModelError
+from dit_eval.generation.models import DiffusionModel, FlowModel, ImageModel, Model
+from dit_eval.generation.plugins import model_errors
+from dit_eval.sampling.guidance import Network, Predict
 
 
-class AutocastNetwork:
-    """A DiT with float32 weights that computes in `precision`, optionally compiled; see `guidance.Network`.
+def in_precision(model: Model, settings: Mapping[str, Any]) -> Model:
+    """The model of a plug-in with `predict` and `guide` in the precision of the settings, compiled if they
+    say so.
 
-    passes: the number of images passed through it, including the unconditional passes of guidance.
+    bf16 is torch.autocast, because the weights belong to the plug-in; a model that samples images by itself
+    stays as it is.
+    """
+    if isinstance(model, ImageModel):
+        return model
+
+    def prepared(predict: Predict) -> Predict:
+        if settings["compile"]:
+            predict = torch.compile(predict)  # type: ignore[assignment]
+        return _autocast(predict) if settings["precision"] == "bf16" else predict
+
+    guide = None if model.guide is None else prepared(model.guide)
+    return replace(model, predict=prepared(model.predict), guide=guide)
+
+
+def network_of(
+    model: FlowModel | DiffusionModel, predict: Predict, count_passes: Callable[[int], None]
+) -> Network:
+    """`predict`, or a guide, of the model, with time from noise at 0 to data at 1 if the model is a flow.
+
+    count_passes: called with the number of images in every pass.
+    """
+    network = predict if isinstance(predict, Network) else _FunctionNetwork(predict, model.shape[0])
+    if isinstance(model, FlowModel) and model.noise_at == 1:
+        network = _ReversedTime(network, negate="velocity" in model.prediction)
+    return _Counted(network, count_passes)
+
+
+def _autocast(predict: Predict) -> Callable[..., Tensor]:
+    def predict_in_bf16(x: Tensor, t: Tensor, y: Tensor, *ends: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return predict(x, t, y, *ends)  # type: ignore[operator]
+
+    return predict_in_bf16
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Times, (1,) if all images share them, else (N,), and classes (N,)."""
+
+    times: tuple[Tensor, ...]
+    y: Tensor
+
+    def take(self, rows: Tensor) -> _Rows:
+        return _Rows(tuple(t if len(t) == 1 else t[rows] for t in self.times), self.y[rows])
+
+
+@dataclass(frozen=True)
+class _FunctionNetwork:
+    """A function (x, t, y) → prediction. channels: C, which a prediction must have at least."""
+
+    predict: Callable[..., Tensor]
+    channels: int
+
+    def condition(self, t: Tensor, y: Tensor, *ends: Tensor) -> _Rows:
+        return _Rows((t, *ends), y)
+
+    def denoise(self, x: Tensor, condition: _Rows) -> Tensor:
+        """Raises ModelError for an output of another shape than (N, C or more, H, W)."""
+        t, *ends = (time.expand(len(x)) for time in condition.times)
+        with model_errors("predict"):
+            output = self.predict(x, t, condition.y, *ends)
+        shape = tuple(getattr(output, "shape", ()))
+        expected = (len(x), *x.shape[2:])
+        if len(shape) != 4 or shape[1] < self.channels or (shape[0], *shape[2:]) != expected:
+            found = f"shape {shape}" if shape else f"type {type(output).__name__}"
+            raise ModelError(
+                f"predict returned a value of {found}; expected a tensor of shape "
+                f"({len(x)}, {self.channels} or more, {x.shape[2]}, {x.shape[3]})."
+            )
+        return output
+
+
+@dataclass(frozen=True)
+class _ReversedTime:
+    """A network whose time runs from data at 0 to noise at 1, as one whose time runs the other way.
+
+    negate: its prediction is a derivative with respect to time, such as a velocity.
     """
 
-    def __init__(self, dit: DiT, *, precision: str = "fp32", compiled: bool = False) -> None:
-        self.passes = 0
-        self.device = next(dit.parameters()).device
-        self._bf16 = precision == "bf16"
-        self._condition = dit.condition
-        self._denoise = torch.compile(dit.denoise) if compiled else dit.denoise
+    network: Network
+    negate: bool
 
-    def condition(self, t: Tensor, y: Tensor) -> Conditioning:
-        """Times (1,) and classes (M,) → M rows of conditioning."""
-        with self._autocast():
-            return self._condition(t, y)
+    def condition(self, t: Tensor, y: Tensor, *ends: Tensor) -> Any:
+        return self.network.condition(1 - t, y, *(1 - end for end in ends))
 
-    def denoise(self, x: Tensor, condition: Conditioning) -> Tensor:
-        """x (N, C, H, W) and N rows of conditioning → (N, C or 2C, H, W)."""
-        self.passes += len(x)
-        with self._autocast():
-            return self._denoise(x, condition)
+    def denoise(self, x: Tensor, condition: Any) -> Tensor:
+        output = self.network.denoise(x, condition)
+        return -output if self.negate else output
 
-    def _autocast(self) -> torch.autocast:
-        # Weights, LayerNorm and residual sums stay in float32; only matrix products run in bfloat16
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
+
+@dataclass(frozen=True)
+class _Counted:
+    """A network that reports how many images pass through it."""
+
+    network: Network
+    count_passes: Callable[[int], None]
+
+    def condition(self, t: Tensor, y: Tensor, *ends: Tensor) -> Any:
+        return self.network.condition(t, y, *ends)
+
+    def denoise(self, x: Tensor, condition: Any) -> Tensor:
+        self.count_passes(len(x))
+        return self.network.denoise(x, condition)

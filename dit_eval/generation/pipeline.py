@@ -30,8 +30,7 @@ from dit_eval.generation.rounding import Quantizer
 from dit_eval.generation.shards import ShardFolder, interruption_noted
 from dit_eval.runtime.distributed import Rank, StridedShard, broadcast_from_rank0, process_group
 from dit_eval.runtime.malloc import keep_freed_memory
-from dit_eval.runtime.precision import computation
-from dit_eval.sampling.samplers import SAMPLERS
+from dit_eval.runtime.precision import computation, default_precision
 from dit_eval.version import __version__
 
 _MAX_CLIPPED = 0.01  # share of values out of range above which there is a warning
@@ -59,12 +58,13 @@ def generate(
     labels: str | int = "uniform",
     cfg_channels: str | None = None,
     cfg_interval: tuple[float, float] | None = None,
+    cfg_times: str | None = None,
     ckpt: str | Path | None = None,
     vae: str | Path | None = None,
     model_args: Mapping[str, Any] | None = None,
     rounding: str = "dit",
     batch_size: int = 32,
-    precision: str = "fp32",
+    precision: str | None = None,
     compile: bool = False,
     device: str = "auto",
     fresh: bool = False,
@@ -80,18 +80,21 @@ def generate(
 
     model, ckpt, image_size, model_args: see `find_model`; vae: "ema", "mse" or a folder; labels: see
     `choose_labels`; cfg_channels: "3", as in DiT's released code, or "all"; cfg_interval: the noise levels σ
-    (Karras et al. 2022) between which guidance is applied; rounding: how floats become uint8, see
+    (Karras et al. 2022) between which guidance is applied; cfg_times: the same in the network's time,
+    such as "[0, 0.7]", where a parenthesis excludes an end; rounding: how floats become uint8, see
     `ROUNDINGS`; shard: (K, N) samples every N-th batch, starting with the K-th; fresh: delete an existing
     batch first; options: those of the sampler, see `SAMPLERS`. None stands for the value in the model's
     manifest entry, else for the default: cfg 1.0, 250 steps, vae "ema", guidance on 3 channels of bundled
     models and on all of others, the sampler ddpm for a diffusion model, sde for a SiT and ode for other flow
-    models. Returns `out`, which does not exist yet while other processes are still sampling their shares.
+    models, precision "tf32" on a CUDA device and "fp32" on a CPU.
+    Returns `out`, which does not exist yet while other processes are still sampling their shares.
     Raises subclasses of DitEvalError.
     """
     out, rank = Path(out), Rank.from_environment()
     if out.suffix != ".npz":
         raise UsageError(f"{out}: choose a name that ends in .npz.")
     worker, torch_device = StridedShard.of(rank, shard), rank.device(device)
+    precision = default_precision(torch_device) if precision is None else precision
     spec = find_model(model, ckpt, image_size, model_args, torch_device)
     settings = choose_settings(
         spec,
@@ -104,6 +107,7 @@ def generate(
         cfg=cfg,
         cfg_channels=cfg_channels,
         cfg_interval=cfg_interval,
+        cfg_times=cfg_times,
         rounding=rounding,
         batch_size=batch_size,
         precision=precision,
@@ -115,8 +119,7 @@ def generate(
         computation(precision, torch_device),
         torch.inference_mode(),
     ):
-        family = SAMPLERS[settings["sampler"]].family if settings["sampler"] in SAMPLERS else "images"
-        loaded = spec.load(torch_device, sampler_family=family, vae=vae, image_size=image_size)
+        loaded = spec.load(torch_device, settings, vae=vae, image_size=image_size)
         plan = make_plan(settings, spec.name, loaded)
         batch_sampler = BatchSampler(loaded.model, plan, torch_device)
         shards = ShardFolder(

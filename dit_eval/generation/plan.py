@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,11 +21,12 @@ from numpy.typing import NDArray
 
 from dit_eval.errors import UsageError, require_choices, require_positive
 from dit_eval.generation.model_lookup import LoadedModel, ObjectSpec, Spec
-from dit_eval.generation.models import ImageModel
+from dit_eval.generation.models import FlowModel, ImageModel
 from dit_eval.generation.rounding import ROUNDINGS
 from dit_eval.io.assets import sha256
 from dit_eval.runtime.precision import PRECISIONS
-from dit_eval.sampling.flow_schedules import ADAPTIVE_SOLVERS
+from dit_eval.sampling.flow_schedules import ADAPTIVE_SOLVERS, STATES
+from dit_eval.sampling.guidance import parse_times
 from dit_eval.sampling.noise import label_words
 from dit_eval.sampling.options import OPTIONS
 from dit_eval.sampling.samplers import SAMPLERS
@@ -51,10 +53,11 @@ class Plan:
     cfg: float | None  # None if the model applies its own guidance
     cfg_channels: str | None
     cfg_interval: tuple[float, float] | None  # noise levels σ
+    cfg_times: str | None  # times of the network, see `guidance.parse_times`
     batch_size: int
     precision: str
     compile: bool
-    device: str  # "cpu" or "cuda", because they round differently
+    device: str  # see `_rounding_device`
 
     def indices(self, batch: int) -> NDArray[np.int64]:
         """The indices of the images of a batch, (batch_size,); those past the end repeat the last one."""
@@ -98,6 +101,7 @@ def choose_settings(model: Spec, options: Mapping[str, Any], **settings: Any) ->
     sampler = given.get("sampler", model.sampler)
     require_choices(sampler=(sampler, SAMPLERS))
     _require_fitting(sampler, model, options.keys() & given.keys())
+    require_choices(state=(given.get("state", STATES[0]), STATES))
     defaults = SAMPLERS[sampler].options
     values = {**DEFAULTS, **defaults, **model.defaults, **given}
     steps = settings["steps"] if values.get("solver") in ADAPTIVE_SOLVERS else values["steps"]
@@ -107,7 +111,18 @@ def choose_settings(model: Spec, options: Mapping[str, Any], **settings: Any) ->
         "steps": None if steps is None else str(steps),
         "cfg": values["cfg"],
         "cfg_channels": values["cfg_channels"],
+        "cfg_times": _normalised_times(settings["cfg_times"], settings["cfg_interval"]),
     }
+
+
+def _normalised_times(times: str | None, interval: tuple[float, float] | None) -> str | None:
+    """The interval of times without spaces. Raises UsageError if it is none, or if both are given."""
+    if times is None:
+        return None
+    if interval is not None:
+        raise UsageError("cfg_interval and cfg_times both say where guidance applies; give one of them.")
+    parse_times(times)
+    return re.sub(r"\s", "", times)
 
 
 def _settings_of_image_model(name: str, model: ImageModel, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +132,9 @@ def _settings_of_image_model(name: str, model: ImageModel, given: Mapping[str, A
     Raises UsageError for other settings of a sampler.
     """
     taken = {key: given.get(key, DEFAULTS[key]) for key in ("cfg", "steps") if takes(model.images, key)}
-    sampling = {"sampler", "cfg", "steps", "cfg_channels", "cfg_interval"}.union(*OPTIONS.values())
+    sampling = {"sampler", "cfg", "steps", "cfg_channels", "cfg_interval", "cfg_times"}.union(
+        *OPTIONS.values()
+    )
     for option in sorted(sampling & given.keys() - taken.keys()):
         raise UsageError(
             f"{name} samples images by itself and takes no {option.replace('_', ' ')}. Pass its own settings "
@@ -130,6 +147,7 @@ def _settings_of_image_model(name: str, model: ImageModel, given: Mapping[str, A
         "steps": None if steps is None else str(steps),
         "cfg": taken.get("cfg"),
         "cfg_channels": None,
+        "cfg_times": None,
     }
 
 
@@ -139,15 +157,25 @@ def takes(function: Callable[..., Any], parameter: str) -> bool:
 
 
 def make_plan(settings: Mapping[str, Any], name: str, model: LoadedModel) -> Plan:
-    """Add to the settings what identifies the model, its decoder and the kind of device."""
+    """Add to the settings what identifies the model, its decoder and the device."""
     return Plan(
         **{**settings, "rounding": ROUNDINGS[settings["rounding"]].formula},
         model=name,
         identity=model.identity,
         decoder=model.decoder,
         image_size=model.image_size,
-        device=model.device.type,
+        device=_rounding_device(model.device, settings["precision"], settings["compile"]),
     )
+
+
+def _rounding_device(device: torch.device, precision: str, compiled: bool) -> str:
+    """What processes must have in common to share a batch: "cpu", "cuda", or the model of the card.
+
+    The kernels that compute in TF32 or bfloat16, and those that are compiled, depend on the card.
+    """
+    if device.type == "cuda" and (compiled or precision != "fp32"):
+        return torch.cuda.get_device_name(device)
+    return device.type
 
 
 def choose_labels(spec: str, *, num: int, num_classes: int, seed: int) -> NDArray[np.int64]:
@@ -213,6 +241,14 @@ def _require_fitting(sampler: str, model: Spec, options: Collection[str]) -> Non
         raise UsageError(
             f"sampler {sampler} does not fit {model.name}, which is a {model.family} model. "
             f"Choose {' or '.join(fitting)}, or another model."
+        )
+    network = model.model if isinstance(model, ObjectSpec) else None
+    if isinstance(network, FlowModel) and (network.prediction == "average-velocity") != (
+        sampler == "meanflow"
+    ):
+        raise UsageError(
+            f"sampler {sampler} does not fit {model.name}, which predicts {network.prediction}. Average "
+            "velocities are sampled by meanflow, and nothing else is."
         )
     for option in sorted(options):
         if option not in SAMPLERS[sampler].options:

@@ -19,6 +19,11 @@ _MATMUL = (("cuda", "matmul"), ("mkldnn", "matmul"))
 _OTHERS = (("cuda", "conv"), ("cuda", "rnn"), ("mkldnn", "conv"), ("mkldnn", "rnn"))
 
 
+def default_precision(device: torch.device) -> str:
+    """The precision of sampling if none is requested: TF32 on CUDA, as in DiT's released code, else float32."""
+    return "tf32" if device.type == "cuda" else "fp32"
+
+
 @contextmanager
 def computation(precision: str, device: torch.device) -> Iterator[None]:
     """Within the block, no setting of the caller changes the numbers that are computed on the device.

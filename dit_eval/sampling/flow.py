@@ -12,19 +12,13 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 
-import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
-from dit_eval.errors import UsageError
+from dit_eval.sampling.adaptive import dopri5
 from dit_eval.sampling.flow_schedules import DIFFUSION, FlowSchedule
-from dit_eval.sampling.guidance import Denoiser
+from dit_eval.sampling.guidance import Denoiser, Time
 from dit_eval.sampling.noise import Noise
 from dit_eval.sampling.paths import convert
-
-RTOL, ATOL = 1e-3, 1e-6  # tolerances of the adaptive solver, as in SiT's released code
-
-_TORCHDIFFEQ_METHODS = {"heun": "heun2"}  # where torchdiffeq uses another name
 
 Drift = Callable[[Tensor, float], Tensor]  # (x, t) → dX/dt
 
@@ -32,27 +26,31 @@ Drift = Callable[[Tensor, float], Tensor]  # (x, t) → dX/dt
 def ode(denoiser: Denoiser, x: Tensor, schedule: FlowSchedule, noise: Noise) -> Tensor:
     """Integrate the probability flow ODE from noise x (N, C, H, W) to samples of the same shape.
 
-    denoiser: (x, t) → the prediction that `schedule.prediction` names; further channels are ignored. noise is
-    not used. An adaptive solver controls the error over the whole batch, so that images would influence each
-    other: it takes one image at a time. Raises UsageError for more.
+    denoiser: (x, t) → the prediction that `schedule.prediction` names; further channels are ignored. An
+    adaptive solver passes it the times of the images, (N,) float64. noise is not used.
     """
-    if schedule.adaptive and len(x) != 1:
-        raise UsageError(
-            f"{schedule.solver} chooses its step size for the whole batch of {len(x)} images; "
-            "pass one image at a time."
-        )
 
-    def velocity(t: Tensor, x: Tensor) -> Tensor:
-        return _predict(denoiser, x, float(t), schedule, "velocity")[0]
+    def velocity(x: Tensor, t: Time) -> Tensor:
+        return _predict(denoiser, x, t, schedule, "velocity")[0]
 
-    times = torch.from_numpy(schedule.times).to(x.device)
-    ends = times[[0, -1]]
-    # step_t makes the adaptive solver step exactly onto the end, so the network is never evaluated beyond it
-    options = {"step_t": ends[1:]} if schedule.adaptive else {"grid_constructor": lambda *_: times}
-    method = _TORCHDIFFEQ_METHODS.get(schedule.solver, schedule.solver)
-    states = odeint(velocity, x, ends, method=method, rtol=RTOL, atol=ATOL, options=options)
-    assert isinstance(states, Tensor)
-    return states[-1]
+    times = schedule.times.tolist()
+    if schedule.adaptive:
+        return dopri5(velocity, x, times[0], times[-1])
+    for t, t_next in pairwise(times):
+        solver = "euler" if schedule.euler_at_end and t_next == times[-1] else schedule.solver
+        x = _ODE_STEPS[solver](velocity, x, t, t_next - t)
+    return x
+
+
+def meanflow(denoiser: Denoiser, x: Tensor, schedule: FlowSchedule, noise: Noise) -> Tensor:
+    """Follow the average velocity from noise x (N, C, H, W) to samples of the same shape, in a few steps.
+
+    denoiser: (x, t, r) → the average velocity between the times t and r; further channels are ignored. noise
+    is not used. Source: MeanFlow, Geng et al. 2025, arXiv 2505.13447.
+    """
+    for t, r in pairwise(schedule.times.tolist()):
+        x = x + (r - t) * denoiser(x, t, r)[:, : x.shape[1]]
+    return x
 
 
 def sde(denoiser: Denoiser, x: Tensor, schedule: FlowSchedule, noise: Noise) -> Tensor:
@@ -84,6 +82,41 @@ def sde(denoiser: Denoiser, x: Tensor, schedule: FlowSchedule, noise: Noise) -> 
     return x
 
 
+def _euler(velocity: Drift, x: Tensor, t: float, dt: float) -> Tensor:
+    return x + dt * velocity(x, t)
+
+
+def _midpoint(velocity: Drift, x: Tensor, t: float, dt: float) -> Tensor:
+    middle = x + dt / 2 * velocity(x, t)
+    return x + dt * velocity(middle, t + dt / 2)
+
+
+def _heun(velocity: Drift, x: Tensor, t: float, dt: float) -> Tensor:
+    k1 = velocity(x, t)
+    k2 = velocity(x + dt * k1, t + dt)
+    return x + dt * (k1 / 2 + k2 / 2)
+
+
+def _heun3(velocity: Drift, x: Tensor, t: float, dt: float) -> Tensor:
+    """Heun's method of third order."""
+    k1 = velocity(x, t)
+    k2 = velocity(x + dt * k1 * (1 / 3), t + dt / 3)
+    k3 = velocity(x + dt * (k2 * (2 / 3)), t + dt * (2 / 3))
+    return x + dt * (k1 / 4 + k3 * (3 / 4))
+
+
+def _rk4(velocity: Drift, x: Tensor, t: float, dt: float) -> Tensor:
+    """Kutta's 3/8 rule, the method of fourth order that torchdiffeq calls rk4."""
+    k1 = velocity(x, t)
+    k2 = velocity(x + dt * k1 * (1 / 3), t + dt / 3)
+    k3 = velocity(x + dt * (k2 - k1 * (1 / 3)), t + dt * (2 / 3))
+    k4 = velocity(x + dt * (k1 - k2 + k3), t + dt)
+    return x + (k1 + 3 * (k2 + k3) + k4) * dt * 0.125
+
+
+_ODE_STEPS = {"euler": _euler, "midpoint": _midpoint, "heun": _heun, "heun3": _heun3, "rk4": _rk4}
+
+
 def _euler_maruyama(drift: Drift, x: Tensor, t: float, t_next: float, diffusion_term: Tensor) -> Tensor:
     return x + (t_next - t) * drift(x, t) + diffusion_term
 
@@ -99,7 +132,12 @@ def _stochastic_heun(drift: Drift, x: Tensor, t: float, t_next: float, diffusion
 _SDE_STEPS = {"euler": _euler_maruyama, "heun": _stochastic_heun}
 
 
-def _predict(denoiser: Denoiser, x: Tensor, t: float, schedule: FlowSchedule, *wanted: str) -> list[Tensor]:
+def _predict(denoiser: Denoiser, x: Tensor, t: Time, schedule: FlowSchedule, *wanted: str) -> list[Tensor]:
     """Evaluate the denoiser once and convert its output to each of the wanted parametrisations."""
-    output, coefficients = denoiser(x, t)[:, : x.shape[1]], schedule.coefficients(t)
-    return [convert(output, x, coefficients, given=schedule.prediction, wanted=name) for name in wanted]
+    output = denoiser(x, t)[:, : x.shape[1]]
+    coefficients = schedule.coefficients(t.view(-1, 1, 1, 1) if isinstance(t, Tensor) else t)
+    converted = (
+        convert(output, x, coefficients, given=schedule.prediction, wanted=name, t_eps=schedule.t_eps)
+        for name in wanted
+    )
+    return [prediction.to(x.dtype) for prediction in converted]  # times of images are float64

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
+from torch import Tensor
 
 from dit_eval.errors import UsageError, require_choices
 from dit_eval.sampling.paths import PATHS, PREDICTIONS, PathCoefficients
@@ -24,7 +25,8 @@ MARGIN = 1e-3  # distance from an end where a coefficient is not finite, as in S
 ODE_SOLVERS = {"euler": 1, "midpoint": 2, "heun": 2, "heun3": 3, "rk4": 4, "dopri5": None}
 ADAPTIVE_SOLVERS = ("dopri5",)
 SDE_SOLVERS = {"euler": 1, "heun": 2}
-LAST_STEPS = ("mean", "tweedie", "euler", "none")
+LAST_STEPS = ("mean", "tweedie", "euler", "none")  # of the SDE; the ODE has the last two
+STATES = ("float32", "float64")  # in which a flow keeps its state; the network computes in float32
 
 
 def _kl_optimal(t: float, c: PathCoefficients) -> float:
@@ -51,8 +53,10 @@ class FlowSchedule:
     prediction: str  # what the network predicts
     solver: str
     times: Table  # (steps + 1,) float64, ascending; for an adaptive solver only the two ends
+    t_eps: float = 0.0  # smallest σ by which a prediction of data is divided
     diffusion: str = "sigma"  # SDE only
     last_step: str = "none"  # SDE only: the noise-free step from the last of the times to t = 1
+    euler_at_end: bool = False  # ODE only: the last of the steps is one of Euler's
 
     def __len__(self) -> int:
         return len(self.times) - 1
@@ -66,10 +70,14 @@ class FlowSchedule:
     def evaluations(self) -> int | None:
         """Number of calls of the denoiser in one run; None if the solver is adaptive."""
         per_step = ODE_SOLVERS[self.solver]  # the solvers of the SDE need as many
-        return None if per_step is None else per_step * len(self) + (self.last_step != "none")
+        if per_step is None:
+            return None
+        if self.euler_at_end:
+            return per_step * (len(self) - 1) + 1
+        return per_step * len(self) + (self.last_step != "none")
 
-    def coefficients(self, t: float) -> PathCoefficients:
-        """The coefficients of the path at time t."""
+    def coefficients(self, t: float | Tensor) -> PathCoefficients:
+        """The coefficients of the path at time t, or at several times."""
         return PATHS[self.path](t)
 
     def times_between(self, low: float, high: float) -> tuple[float, float]:
@@ -100,18 +108,63 @@ class FlowSchedule:
         return float(brentq(excess, self.times[0], self.times[-1]))  # type: ignore[arg-type]
 
 
-def ode_schedule(steps: int | str | None, *, path: str, prediction: str, solver: str) -> FlowSchedule:
-    """Equal steps from noise to data; steps is None for an adaptive solver.
+def ode_schedule(
+    steps: int | str | None,
+    *,
+    path: str,
+    prediction: str,
+    solver: str,
+    last_step: str = "none",
+    t_eps: float = 0.0,
+    shift: float = 1.0,
+) -> FlowSchedule:
+    """Equal steps from noise to data, then shifted; steps is None for an adaptive solver.
 
-    Raises UsageError for unknown names and invalid numbers of steps.
+    last_step: "euler" takes the last of the steps by Euler's method, as JiT does after Heun's; t_eps: see
+    `paths.convert`; shift: see `shifted`. Raises UsageError for unknown names, invalid numbers of steps, and
+    a prediction of data that would be divided by σ = 0.
     """
-    require_choices(path=(path, PATHS), prediction=(prediction, PREDICTIONS), solver=(solver, ODE_SOLVERS))
-    adaptive = solver in ADAPTIVE_SOLVERS
-    if adaptive and steps is not None:
-        raise UsageError(f"{solver} chooses its own steps; leave out the number of steps ({steps}).")
+    require_choices(
+        path=(path, PATHS),
+        prediction=(prediction, PREDICTIONS),
+        solver=(solver, ODE_SOLVERS),
+        last_step=(last_step, LAST_STEPS[2:]),
+    )
+    adaptive, euler_at_end = solver in ADAPTIVE_SOLVERS, last_step == "euler"
+    if adaptive and (steps is not None or euler_at_end or shift != 1):
+        raise UsageError(f"{solver} chooses its own steps; leave out steps, shift and last step.")
+    if prediction == "x" and t_eps == 0 and not euler_at_end and solver not in ("euler", "midpoint"):
+        raise UsageError(
+            f"{solver} divides a prediction of x by the noise level at the end, which is 0. Set t_eps in the "
+            "model, or choose the last step euler."
+        )
     num_steps = 1 if adaptive else _parse_steps(steps, minimum=1)
-    times = np.linspace(_start(path, prediction), _end(path), num_steps + 1)
-    return FlowSchedule(path=path, prediction=prediction, solver=solver, times=times)
+    times = shifted(np.linspace(_start(path, prediction), _end(path), num_steps + 1), shift)
+    return FlowSchedule(
+        path=path,
+        prediction=prediction,
+        solver=solver,
+        times=times,
+        t_eps=t_eps,
+        euler_at_end=euler_at_end,
+    )
+
+
+def meanflow_schedule(steps: int | str | None, *, shift: float = 1.0) -> FlowSchedule:
+    """Equal intervals from noise to data, then shifted. Raises UsageError for invalid numbers of steps."""
+    times = shifted(np.linspace(0.0, 1.0, _parse_steps(steps, minimum=1) + 1), shift)
+    return FlowSchedule(path="linear", prediction="velocity", solver="euler", times=times)
+
+
+def shifted(times: Table, shift: float) -> Table:
+    """s t / (1 + (s − 1) t): more steps near noise for s < 1, near data for s > 1 (Esser et al. 2024).
+
+    Time here runs from noise to data; for a model whose time runs the other way, pass 1/s.
+    Raises UsageError unless s is positive.
+    """
+    if not shift > 0:
+        raise UsageError(f"shift is {shift}; expected a positive number.")
+    return times if shift == 1 else shift * times / (1 + (shift - 1) * times)
 
 
 def sde_schedule(
@@ -123,10 +176,12 @@ def sde_schedule(
     diffusion: str,
     last_step: str,
     last_step_size: float,
+    t_eps: float = 0.0,
+    shift: float = 1.0,
 ) -> FlowSchedule:
     """Equal steps and, unless `last_step` is "none", a last one of `last_step_size`, which `steps` includes.
 
-    Raises UsageError for unknown names and invalid numbers.
+    t_eps: see `paths.convert`; shift: see `shifted`. Raises UsageError for unknown names and invalid numbers.
     """
     require_choices(
         path=(path, PATHS),
@@ -151,7 +206,8 @@ def sde_schedule(
         path=path,
         prediction=prediction,
         solver=solver,
-        times=np.linspace(start, end, num_steps + 1),
+        times=shifted(np.linspace(start, end, num_steps + 1), shift),
+        t_eps=t_eps,
         diffusion=diffusion,
         last_step=last_step,
     )
@@ -159,7 +215,7 @@ def sde_schedule(
 
 def _start(path: str, prediction: str) -> float:
     """0, or near it where the prediction cannot be converted to a velocity."""
-    return MARGIN if PATHS[path](0.0).alpha == 0 and prediction != "velocity" else 0.0
+    return MARGIN if PATHS[path](0.0).alpha == 0 and prediction not in ("velocity", "x") else 0.0
 
 
 def _end(path: str) -> float:

@@ -49,41 +49,70 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     return [a, b, c, d]
 
 
-def random_words(seed: int, indices: Tensor, step: int, count: int) -> Tensor:
-    """Image indices (N,) int64 → (N, count) int64 words, uniform in 0 … 2³² − 1."""
+def random_words(seed: int, indices: Tensor, step: int, count: int, *, steps: int = 1) -> Tensor:
+    """Image indices (N,) int64 → (N, count) int64 words, uniform in 0 … 2³² − 1.
+
+    steps: the number of steps from `step` on, one after another: (N · steps, count), step by step.
+    """
+    device = indices.device
+    first_step = torch.full((), step, dtype=torch.int64, device=device)
     images = indices[:, None]
-    blocks = torch.arange(-(-count // 4), dtype=torch.int64, device=indices.device)[None]
-    counter = (blocks, torch.full_like(blocks, step), images & _MASK, (images >> 32) & _MASK)
-    words = philox(counter, (seed & _MASK, (seed >> 32) & _MASK))
-    return torch.stack(torch.broadcast_tensors(*words), dim=-1).flatten(1)[:, :count]
+    blocks = torch.arange(-(-count // 4), dtype=torch.int64, device=device)
+    counter = (
+        blocks,
+        first_step + torch.arange(steps, device=device)[:, None, None],
+        images & _MASK,
+        (images >> 32) & _MASK,
+    )
+    words = philox(counter, (seed & _MASK, (seed >> 32) & _MASK))  # (steps, N, ⌈count / 4⌉) each
+    return torch.stack(torch.broadcast_tensors(*words), dim=-1).flatten(2).flatten(0, 1)[:, :count]
 
 
-def normals(seed: int, indices: Tensor, step: int, count: int) -> Tensor:
-    """Image indices (N,) int64 → (N, count) standard normal float32, bit-identical everywhere."""
-    words = random_words(seed, indices, step, 2 * (-(-count // 2)))
+def normals(seed: int, indices: Tensor, step: int, count: int, *, steps: int = 1) -> Tensor:
+    """Image indices (N,) int64 → (N, count) standard normal float32, bit-identical everywhere.
+
+    steps: as for `random_words`.
+    """
+    words = random_words(seed, indices, step, 2 * (-(-count // 2)), steps=steps)
     radius = _sqrt_minus_2_log(words[:, 0::2])
     cos, sin = _circle(words[:, 1::2])
     return torch.stack([(radius * cos).float(), (radius * sin).float()], dim=-1).flatten(1)[:, :count]
 
 
 class ImageNoise:
-    """The noise of a batch of images: the initial `latents`, then one draw per sampling step."""
+    """The noise of a batch of images: the initial `latents`, then one draw per sampling step.
+
+    A draw takes about 200 small kernels, whatever its size. On a CUDA device, where launching them takes
+    longer than running them, the noise of several steps is drawn at once.
+    """
 
     def __init__(self, seed: int, indices: Tensor) -> None:
         """indices: (N,) int64, on the device on which to generate the noise."""
         self.seed, self.indices = seed, indices
+        self._steps, self._drawn = range(0), torch.empty(0)  # the steps drawn last, and their noise
 
     def latents(self, shape: tuple[int, ...]) -> Tensor:
         """The noise from which sampling starts: (N, C, H, W) float32."""
-        return self._draw(_LATENT, shape)
+        assert shape[0] == len(self.indices)
+        return normals(self.seed, self.indices, _LATENT, math.prod(shape[1:])).view(shape)
 
     def __call__(self, step: int, shape: tuple[int, ...]) -> Tensor:
         """The noise (N, …) float32 that sampling step `step` adds; steps are counted from 0."""
-        return self._draw(1 + step, shape)
-
-    def _draw(self, step: int, shape: tuple[int, ...]) -> Tensor:
         assert shape[0] == len(self.indices)
-        return normals(self.seed, self.indices, step, math.prod(shape[1:])).view(shape)
+        if step not in self._steps or self._drawn.shape[1:] != shape:
+            steps = _steps_at_once(math.prod(shape), self.indices.device)
+            drawn = normals(self.seed, self.indices, 1 + step, math.prod(shape[1:]), steps=steps)
+            self._steps, self._drawn = range(step, step + steps), drawn.view(steps, *shape)
+        return self._drawn[step - self._steps.start]
+
+
+def _steps_at_once(numbers: int, device: torch.device) -> int:
+    """How many steps of so many numbers are drawn at once.
+
+    On a CUDA device at most two million numbers, for which 130 MB are needed, and 32 steps, because the last
+    ones of a chain may be drawn in vain. On a CPU one step, which takes as long per number.
+    """
+    return max(1, min(32, 2**21 // numbers)) if device.type == "cuda" else 1
 
 
 def label_words(seed: int, indices: Tensor) -> Tensor:

@@ -9,10 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from dit_eval.sampling.diffusion import ddim, ddpm
-from dit_eval.sampling.flow import ode, sde
-from dit_eval.sampling.flow_schedules import ode_schedule, sde_schedule
+from dit_eval.sampling.flow import meanflow, ode, sde
+from dit_eval.sampling.flow_schedules import meanflow_schedule, ode_schedule, sde_schedule
 from dit_eval.sampling.options import OPTIONS
 from dit_eval.sampling.schedules import diffusion_schedule
+
+INITIAL_NOISE = ("noise_scale", "state")  # options of the state from which a flow starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +32,10 @@ class Sampler:
     run_options: frozenset[str] = frozenset()
 
     def split(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The options of the sampling function, and those of the schedule."""
+        """The options of the sampling function and of the schedule, without `INITIAL_NOISE`."""
         run = {name: value for name, value in options.items() if name in self.run_options}
-        return run, {name: value for name, value in options.items() if name not in run}
+        apart = {*run, *INITIAL_NOISE}
+        return run, {name: value for name, value in options.items() if name not in apart}
 
 
 SAMPLERS = {
@@ -46,4 +49,5 @@ SAMPLERS = {
     ),
     "ode": Sampler(family="flow", run=ode, schedule=ode_schedule, options=OPTIONS["ode"]),
     "sde": Sampler(family="flow", run=sde, schedule=sde_schedule, options=OPTIONS["sde"]),
+    "meanflow": Sampler(family="flow", run=meanflow, schedule=meanflow_schedule, options=OPTIONS["meanflow"]),
 }

@@ -1,7 +1,8 @@
 """JiT (Li & He 2025), https://github.com/LTH14/JiT: run in a checkout of it.
 
-    dit-eval sample --model jit_eval:load --model-arg ckpt=checkpoint-last.pth --solver heun --last-step euler \
-        --steps 50 --cfg 3.0 --cfg-times "(0.1, 1)" --labels sorted --rounding round --out jit.npz
+    dit-eval sample --model jit_eval:load --model-arg ckpt=checkpoint-last.pth --solver heun \
+        --last-step euler --steps 50 --cfg 3.0 --cfg-times "(0.1, 1)" --labels sorted \
+        --rounding round --out jit.npz
 
 These are the settings of its README for JiT-B/16 at 256×256; for 512×512 add --model-arg image_size=512
 --model-arg model=JiT-B/32 --model-arg noise_scale=2.

@@ -7,10 +7,10 @@ These are the settings of its README for MAR-B; the model samples by itself, so 
 """
 
 import torch
-from models import mar
 from models.vae import AutoencoderKL
 
 import dit_eval
+from models import mar
 
 
 def load(ckpt, vae, model="mar_base", cfg=2.9, num_iter=256, sampling_steps=100, device="cuda", **network):
@@ -23,7 +23,9 @@ def load(ckpt, vae, model="mar_base", cfg=2.9, num_iter=256, sampling_steps=100,
     decoder = decoder.to(device).eval().requires_grad_(False)
 
     def images(labels: torch.Tensor) -> torch.Tensor:
-        tokens = net.sample_tokens(len(labels), num_iter, cfg=float(cfg), cfg_schedule="linear", labels=labels)
+        tokens = net.sample_tokens(
+            len(labels), num_iter, cfg=float(cfg), cfg_schedule="linear", labels=labels
+        )
         return decoder.decode(tokens / 0.2325)
 
     return dit_eval.ImageModel(images, image_size=256)

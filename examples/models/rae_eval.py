@@ -1,11 +1,12 @@
 """RAE (Zheng et al. 2025), https://github.com/bytetriper/RAE: run in the folder src of a checkout of it.
 
-    dit-eval sample --model rae_eval:load --model-arg config=../configs/stage2/sampling/ImageNet256/DiTDHXL-DINOv2-B_AG.yaml \
-        --sampler ode --solver euler --steps 49 --shift 6.9282 --cfg 1.42 --labels balanced \
+    dit-eval sample --model rae_eval:load --model-arg config=DiTDHXL-DINOv2-B_AG.yaml --sampler ode \
+        --solver euler --steps 49 --shift 6.9282 --cfg 1.42 --labels balanced \
         --rounding truncate --out rae.npz
 
-The shift is √(768 · 16 · 16 / 4096); its 50 steps are 50 times and 49 evaluations. The configuration names
-the checkpoints; with a guidance_model in it, guidance is away from that model (autoguidance).
+These are the settings of configs/stage2/sampling/ImageNet256/DiTDHXL-DINOv2-B_AG.yaml. The shift is
+√(768 · 16 · 16 / 4096); its 50 steps are 50 times and 49 evaluations. The configuration names the checkpoints;
+with a guidance_model in it, guidance is away from that model (autoguidance).
 """
 
 import torch
@@ -18,7 +19,9 @@ import dit_eval
 
 def load(config, device="cuda"):
     stage1, stage2, *_, guidance, misc, _, _ = parse_configs(OmegaConf.load(config))
-    rae, net = (instantiate_from_config(part).to(device).eval().requires_grad_(False) for part in (stage1, stage2))
+    rae, net = (
+        instantiate_from_config(part).to(device).eval().requires_grad_(False) for part in (stage1, stage2)
+    )
     for part in (stage1, stage2):
         for path in (part.get("ckpt"), part.get("params", {}).get("pretrained_decoder_path")):
             if path:

@@ -1,10 +1,10 @@
 """REPA (Yu et al. 2024), https://github.com/sihyun-yu/REPA: run in a checkout of it.
 
-    dit-eval sample --model repa_eval:load --model-arg ckpt=last.pt --sampler sde --steps 250 --state float64 \
-        --cfg 1.8 --cfg-times "[0, 0.7]" --rounding truncate --out repa.npz
+    dit-eval sample --model repa_eval:load --model-arg ckpt=last.pt --sampler sde --steps 250 \
+        --state float64 --cfg 1.8 --cfg-times "[0, 0.7]" --rounding truncate --out repa.npz
 
-These are the settings of its generate.py. Without --model-arg, the networks of REPA are also built in:
-`--model REPA-XL/2 --ckpt last.pt` with the same options needs no checkout.
+These are the settings of its generate.py. REPA's networks are also built in: `--model REPA-XL/2 --ckpt last.pt`
+with the same options needs no checkout.
 """
 
 import torch

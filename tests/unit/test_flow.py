@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dit_eval.errors import UsageError
-from dit_eval.sampling import SAMPLERS, flow, ode, sde
+from dit_eval.sampling import SAMPLERS, adaptive, ode, sde
 from dit_eval.sampling.flow_schedules import (
     DIFFUSION,
     LAST_STEPS,
@@ -107,8 +107,8 @@ def test_error_of_the_adaptive_solver_falls_with_its_tolerance(monkeypatch):
     x, schedule = noise_of(1).latents(PIXELS).double(), flow_ode(None, solver="dopri5")
 
     def error(tolerance: float) -> torch.Tensor:
-        monkeypatch.setattr(flow, "RTOL", tolerance)
-        monkeypatch.setattr(flow, "ATOL", tolerance)
+        monkeypatch.setattr(adaptive, "RTOL", tolerance)
+        monkeypatch.setattr(adaptive, "ATOL", tolerance)
         end = ode(perfect("linear"), x, schedule, no_noise)
         return (end - exact_end("linear")).abs().max()
 
@@ -122,17 +122,67 @@ def test_adaptive_solver_never_evaluates_the_network_beyond_the_ends(path, predi
     schedule, times = flow_ode(None, path=path, solver="dopri5", prediction=prediction), []
 
     def recording(x, t):
-        times.append(t)
+        times.extend(t.tolist())
         return perfect(path, prediction)(x, t)
 
-    ode(recording, noise_of(1).latents(PIXELS).double(), schedule, no_noise)
+    ode(recording, noise_of(3).latents((3, *PIXELS[1:])).double(), schedule, no_noise)
     assert min(times) == schedule.times[0]
     assert max(times) == pytest.approx(schedule.times[-1], abs=1e-12)
 
 
-def test_adaptive_solver_refuses_images_together():
-    with pytest.raises(UsageError, match="batch of 2 images; pass one image at a time"):
-        ode(perfect("linear"), torch.zeros(2, 2, 4, 4), flow_ode(None, solver="dopri5"), no_noise)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("path", PATHS)
+def test_images_that_are_solved_together_have_the_steps_and_samples_of_those_solved_alone(path, prediction):
+    """The images differ in scale, so that they need different numbers of steps."""
+    schedule = flow_ode(None, path=path, solver="dopri5", prediction=prediction)
+    x = noise_of(8).latents((8, *PIXELS[1:])).double() * torch.logspace(-1, 1.5, 8).view(-1, 1, 1, 1)
+    together, times = [], []
+
+    def recording(x, t):
+        times.append(t)
+        return perfect(path, prediction)(x, t)
+
+    together = ode(recording, x, schedule, no_noise)
+    times_together = torch.stack(times)
+    for i in range(8):
+        times.clear()
+        alone = ode(recording, x[i : i + 1], schedule, no_noise)
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-12, atol=1e-12)
+        times_alone = torch.cat(times)
+        torch.testing.assert_close(times_together[: len(times), i], times_alone, rtol=1e-12, atol=1e-12)
+        assert (times_together[len(times) :, i] == schedule.times[-1]).all()  # it stands still at the end
+    assert len({int((column < schedule.times[-1]).sum()) for column in times_together.T}) > 1
+
+
+def test_adaptive_solver_takes_the_steps_of_torchdiffeq():
+    from torchdiffeq import odeint
+
+    x, schedule = noise_of(1).latents(PIXELS).double(), flow_ode(None, solver="dopri5")
+    ours, theirs = [], []
+
+    def recording(x, t):
+        ours.append(float(t))
+        return perfect("linear")(x, t)
+
+    def velocity(t, x):
+        theirs.append(float(t))
+        return perfect("linear")(x, float(t))
+
+    last = ode(recording, x, schedule, no_noise)
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    options = {"step_t": ends[1:]}
+    states = odeint(velocity, x, ends, method="dopri5", rtol=1e-3, atol=1e-6, options=options)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(last, states[-1], rtol=1e-9, atol=1e-12)
+
+
+def test_adaptive_solver_ends_when_the_network_is_not_finite():
+    x = noise_of(2).latents((2, *PIXELS[1:]))
+
+    def denoiser(x, t):
+        return torch.where((t > 0.5).view(-1, 1, 1, 1), math.nan, x)
+
+    assert not ode(denoiser, x, flow_ode(None, solver="dopri5"), no_noise).isfinite().any()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ def plan(**changes) -> Plan:
         "model": "S/8", "identity": {"weights": "0"}, "decoder": "pixels", "rounding": "truncated",
         "image_size": 8, "num": 10, "seed": 0, "labels": "uniform", "sampler": "ddpm",
         "options": {"eta": 0.0}, "steps": "10", "cfg": 1.5, "cfg_channels": "3",
-        "cfg_interval": (0.1, 2.0), "batch_size": 4, "precision": "fp32", "compile": False, "device": "cpu",
+        "cfg_interval": (0.1, 2.0), "cfg_times": None, "batch_size": 4, "precision": "fp32",
+        "compile": False, "device": "cpu",
     }  # fmt: skip
     return Plan(**(settings | changes))
 

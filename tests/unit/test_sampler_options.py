@@ -19,8 +19,8 @@ from dit_eval.sampling.samplers import SAMPLERS
 
 REQUEST = {
     "num": 10, "seed": 0, "labels": "uniform", "sampler": None, "steps": None, "cfg": None,
-    "cfg_channels": None, "cfg_interval": None, "rounding": "dit", "batch_size": 4, "precision": "fp32",
-    "compile": False,
+    "cfg_channels": None, "cfg_interval": None, "cfg_times": None, "rounding": "dit", "batch_size": 4,
+    "precision": "fp32", "compile": False,
 }  # fmt: skip
 
 
@@ -71,7 +71,8 @@ def test_sampler_of_the_manifest_comes_before_that_of_the_family():
 def test_options_are_as_requested_else_as_in_the_manifest_else_the_defaults():
     requested = {"solver": "rk4", "path": None}
     chosen = settings(requested, sampler="ode", defaults={"path": "gvp", "solver": "euler", "cfg": 4.0})
-    assert chosen["options"] == {"path": "gvp", "prediction": "velocity", "solver": "rk4"}
+    defaults = SAMPLERS["ode"].options
+    assert chosen["options"] == {**defaults, "path": "gvp", "prediction": "velocity", "solver": "rk4"}
     assert chosen["cfg"] == 4.0
     assert (settings(cfg=1.5, defaults={"cfg": 4.0})["cfg"], settings()["cfg"]) == (1.5, 1.0)
 
