@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dit_eval.errors import UsageError
 
-_SAME = 1e-9  # difference of times that rounding may cause
+_SAME = 1e-6  # difference of times that rounding may cause
 
 Time = float | Tensor  # shared by all images, or one for each, (N,)
 Denoiser = Callable[..., Tensor]  # (x (N, C, H, W), time, end of the interval if asked for) → network output
@@ -87,7 +87,7 @@ def guided(
 def parse_times(text: str) -> tuple[float, float]:
     """The first and the last time of an interval such as "[0, 0.7]" or "(0.1, 1)", as `guided` takes them.
 
-    A bracket includes an end of the interval, a parenthesis excludes it; times within 1e-9 of an end are
+    A bracket includes an end of the interval, a parenthesis excludes it; times within 1e-6 of an end are
     equal to it. Raises UsageError for anything else.
     """
     match = re.fullmatch(r"\s*([\[(])\s*([^,\s]+)\s*,\s*([^,\s]+)\s*([\])])\s*", text)
