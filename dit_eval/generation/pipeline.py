@@ -1,13 +1,13 @@
 """Generation: plan → sampler → decoder → shards → npz.
 
-Every process that makes the same call samples its share of the batches and returns; the process that finishes
-the last shard merges them all. Any process may be killed, and the same call resumes.
+Every process that makes the same call samples its share of the batches, then helps with those of others. The
+process that finishes the last shard merges them all. Any process may be killed, and the same call resumes.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ class SamplingProgress:
     """The progress of this process with its share of the work."""
 
     done: float  # images sampled by this call, including the completed fraction of the current batch
-    total: int  # images that this call samples
+    total: int  # images that this call samples, with the batches of other processes that it has begun
     flops: float  # floating-point operations of the network so far, as counted by `dit-eval flops table`
 
 
@@ -120,6 +120,10 @@ def generate(
     return out
 
 
+class _SampledElsewhere(Exception):
+    """Another process has finished the batch that this one was about to sample, or was sampling."""
+
+
 def _sample_missing(
     batch_sampler: BatchSampler,
     decoder: Decoder,
@@ -128,23 +132,40 @@ def _sample_missing(
     worker: StridedShard,
     progress: Callable[[SamplingProgress], None] | None,
 ) -> None:
-    """Sample the worker's batches whose shards are missing."""
-    missing = [batch for batch in shards.missing() if worker.takes(batch)]
-    done, total = 0, sum(map(shards.images_in, missing))
+    """Sample the worker's batches whose shards are missing, then help with those of other workers.
+
+    Two workers may sample the same batch: it has the same bytes, and the slower one stops.
+    """
+    done, total = 0, sum(shards.images_in(batch) for batch in shards.missing() if worker.takes(batch))
     network = batch_sampler.network
     flops_per_pass = batch_sampler.count_flops().flops if progress else 0
 
     def report_progress(fraction: float) -> None:
+        if shards.has(batch):
+            raise _SampledElsewhere
         if progress:
             progress(SamplingProgress(done + fraction * count, total, network.passes * flops_per_pass))
 
     with AsyncDecoder(decoder, network.device) as async_decoder:
-        for batch in missing:
+        for batch in _batches(shards, worker):
             count = shards.images_in(batch)
-            samples = batch_sampler.sample(plan.indices(batch), report_progress)
+            total += 0 if worker.takes(batch) else count
+            try:
+                report_progress(0.0)
+                samples = batch_sampler.sample(plan.indices(batch), report_progress)
+            except _SampledElsewhere:
+                total -= count
+                async_decoder.restart_clock()
+                continue
             store = partial(shards.write, batch, device=_device_name(network.device))
             async_decoder.submit(samples[:count], store)
             done += count
+
+
+def _batches(shards: ShardFolder, worker: StridedShard) -> Iterator[int]:
+    """The worker's missing batches in order; when they are done, those of others that are missing by then."""
+    yield from filter(worker.takes, shards.missing())
+    yield from worker.help_order(shards.missing(), len(shards))
 
 
 def _start_over(shards: ShardFolder, rank: Rank, shard: tuple[int, int] | None) -> None:
