@@ -10,6 +10,7 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,8 @@ def _sample_missing(
 
     Two workers may sample the same batch: it has the same bytes, and the slower one stops.
     """
-    done, total = 0, sum(shards.images_in(batch) for batch in shards.missing() if worker.takes(batch))
+    own = list(filter(worker.takes, shards.missing()))
+    done, total = 0, sum(map(shards.images_in, own))
     network = batch_sampler.network
     flops_per_pass = batch_sampler.count_flops().flops if progress else 0
 
@@ -147,7 +149,7 @@ def _sample_missing(
             progress(SamplingProgress(done + fraction * count, total, network.passes * flops_per_pass))
 
     with AsyncDecoder(decoder, network.device) as async_decoder:
-        for batch in _batches(shards, worker):
+        for batch in chain(own, _left_by_others(shards, worker)):
             count = shards.images_in(batch)
             total += 0 if worker.takes(batch) else count
             try:
@@ -162,9 +164,8 @@ def _sample_missing(
             done += count
 
 
-def _batches(shards: ShardFolder, worker: StridedShard) -> Iterator[int]:
-    """The worker's missing batches in order; when they are done, those of others that are missing by then."""
-    yield from filter(worker.takes, shards.missing())
+def _left_by_others(shards: ShardFolder, worker: StridedShard) -> Iterator[int]:
+    """The batches of other workers that are missing when the first of them is asked for."""
     yield from worker.help_order(shards.missing(), len(shards))
 
 

@@ -6,8 +6,9 @@
 
 A file OUT.json that is no such record is never replaced or deleted.
 
-Every file is renamed into place when it is complete and on the disk. Any process that finds all shards in the
-folder merges them; a lock lets one do so at a time.
+Every file is renamed into place when it is complete and on the disk. A shard may be written twice, with the
+same images and another time. Any process that finds all shards in the folder merges them; a lock lets one do so
+at a time.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from dit_eval.io.checksums import BackgroundHash, crc32_append
 from dit_eval.io.files import read_json, write_json
 from dit_eval.io.npz import Member, Rows, array_hash, members, write_npz
 
-_Shard = dict[str, Member]  # arr_0, the images, and perhaps seconds and device
 _REMEDY = "Delete this shard and run the same command again; the others are kept."
+
+_Shard = dict[str, Member]  # arr_0, the images, and perhaps seconds and device
 
 
 class ShardFolder:
@@ -125,12 +127,8 @@ class ShardFolder:
         with self._lock():
             if not self.finished():  # by the previous holder of the lock
                 merged = self.folder / "whole.npz"
-                record = {
-                    "schema": 1,
-                    "plan": self.settings,
-                    **self._merge_into(merged, labels),
-                    **provenance,
-                }
+                checksums_and_speed = self._merge_into(merged, labels)
+                record = {"schema": 1, "plan": self.settings, **checksums_and_speed, **provenance}
                 self._require_own_record()  # another program may have written a file since `open`
                 write_json(self.record, record, BatchError)
                 merged.replace(self.out)
@@ -140,8 +138,8 @@ class ShardFolder:
     def _merge_into(self, merged: Path, labels: NDArray[np.int64]) -> dict[str, Any]:
         """Write the npz; its SHA-256, the digest of its images (see `array_hash`), and the speed.
 
-        The images are read once. What the shards' checksums must be when they are read gives that of the
-        merged images before, so the file is written, verified and hashed in one pass.
+        The images are read once. Their checksum, which the file holds before them, follows from those of the
+        shards; every shard is compared with its own while it is copied.
         """
         shards = [self._open_shard(shard) for shard in range(len(self))]
         shape, crc = (self.num, *self.image_shape), 0
@@ -159,7 +157,7 @@ class ShardFolder:
     def _open_shard(self, shard: int) -> _Shard:
         path, expected = self._path(shard), (self.images_in(shard), *self.image_shape)
         with _remedy_added():
-            found = members(path)
+            found = members(path, load=("seconds", "device"))
         images = found.get("arr_0")
         if images is None or (images.shape, images.dtype) != (expected, np.uint8):
             what = "no images" if images is None else f"images of {images.dtype} {images.shape}"
@@ -264,7 +262,7 @@ def _shard_name(first: int) -> str:
 
 
 def _names_in(folder: Path) -> set[str]:
-    """The names of the files in a folder, empty if there is none: one request of a file server for hundreds."""
+    """The names of the files in a folder; empty if there is no such folder."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries}

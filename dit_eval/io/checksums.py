@@ -14,7 +14,7 @@ _ONE, _X8 = 1 << 31, 1 << 23
 
 
 class BackgroundHash:
-    """A hash that is updated in a thread of its own, at most a few blocks behind; hashlib releases the GIL."""
+    """A hash that is updated in a thread of its own, a few blocks behind; hashlib releases the GIL."""
 
     def __init__(self, hash: hashlib._Hash) -> None:
         self._hash = hash

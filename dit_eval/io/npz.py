@@ -14,7 +14,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,7 @@ class Member:
     dtype: np.dtype[Any]
     header: bytes  # the npy header
     info: zipfile.ZipInfo
+    loaded: np.ndarray | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -125,13 +126,12 @@ class Member:
 
     def read(self) -> np.ndarray:
         """The whole array. Raises BatchError if it is damaged or does not match its checksum."""
+        if self.loaded is not None:
+            return self.loaded
         with errors_as_batch_error(self.path), zipfile.ZipFile(self.path) as archive:
             with archive.open(self.info) as stream:
                 stream.read(len(self.header))
-                array = np.empty(self.shape, self.dtype)
-                _read_into(array, stream)
-                stream.read(1)  # zipfile compares the CRC at the end of the member
-            return array
+                return _read_array(stream, self.shape, self.dtype)
 
     def digest(self) -> str:
         """SHA-256 in hex of dtype, shape and data: the same for a stored and a compressed file.
@@ -169,6 +169,14 @@ def array_hash(dtype: np.dtype[Any], shape: tuple[int, ...]) -> hashlib._Hash:
     return hashlib.sha256(f"{dtype.str}{shape}".encode())
 
 
+def _read_array(stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """The rest of a member, which follows its npy header."""
+    array = np.empty(shape, dtype)
+    _read_into(array, stream)
+    stream.read(1)  # zipfile compares the CRC at the end of the member
+    return array
+
+
 def _read_into(array: np.ndarray, stream: Any) -> None:
     remaining = array.reshape(-1).view(np.uint8)
     while len(remaining):
@@ -178,8 +186,11 @@ def _read_into(array: np.ndarray, stream: Any) -> None:
         remaining = remaining[count:]
 
 
-def members(path: Path) -> dict[str, Member]:
-    """The arrays of an npz by name. Raises BatchError if it is damaged, pickled or in Fortran order."""
+def members(path: Path, load: Collection[str] = ()) -> dict[str, Member]:
+    """The arrays of an npz by name. Raises BatchError if it is damaged, pickled or in Fortran order.
+
+    load: the names of small arrays that are read now, so that the file need not be opened again for them.
+    """
     found = {}
     with errors_as_batch_error(path), zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
@@ -188,13 +199,14 @@ def members(path: Path) -> dict[str, Member]:
                 require_plausible_size(path, info)
                 with archive.open(info) as stream:
                     shape, dtype, header = _npy_header(path, name, stream)
-                claimed = len(header) + dtype.itemsize * math.prod(shape)
-                if claimed != info.file_size:
-                    raise BatchError(
-                        f"{path}: {name!r} claims {claimed:,} bytes and holds {info.file_size:,}; "
-                        "the file is damaged. Make or fetch it again."
-                    )
-                found[name] = Member(path, name, shape, dtype, header, info)
+                    claimed = len(header) + dtype.itemsize * math.prod(shape)
+                    if claimed != info.file_size:
+                        raise BatchError(
+                            f"{path}: {name!r} claims {claimed:,} bytes and holds {info.file_size:,}; "
+                            "the file is damaged. Make or fetch it again."
+                        )
+                    loaded = _read_array(stream, shape, dtype) if name in load else None
+                found[name] = Member(path, name, shape, dtype, header, info, loaded)
     return found
 
 
@@ -238,8 +250,8 @@ def write_npz(
 ) -> None:
     """Write an npz whole or not at all, in constant memory.
 
-    arrays: name → array, or Rows to be streamed; file_hash: updated with the bytes of the file, which requires
-    the CRC of Rows. Raises BatchError if the file cannot be written.
+    arrays: name → array, or Rows to be streamed; file_hash: updated with the bytes of the file, for which the
+    Rows need a `crc`. Raises BatchError if the file cannot be written.
     """
     with atomic_file(path, BatchError) as file:
         target: Any = file if file_hash is None else _HashedFile(file, file_hash)
@@ -254,7 +266,7 @@ def write_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray | Rows]) -> No
 
 
 def _write_member(file: IO[bytes], name: str, array: np.ndarray | Rows) -> zipfile.ZipInfo:
-    """Write one array and its local header. A header whose CRC is not known before the data is written twice."""
+    """Write one array after its header, and the header again if its CRC was not known before the data."""
     if not isinstance(array, Rows):
         array = np.asarray(array, order="C")
         array = Rows(array.shape, array.dtype, (array,), zlib.crc32(_as_bytes(array)))

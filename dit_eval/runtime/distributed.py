@@ -171,7 +171,7 @@ class StridedShard:
         return batch % self.count == self.index
 
     def help_order(self, missing: Sequence[int], num_batches: int) -> list[int]:
-        """The missing batches of other workers, in the order in which this one takes them when it has none left.
+        """The missing batches of other workers, in the order in which this one takes them when it is done.
 
         Helpers begin at evenly spaced places of the list and go backwards, since its workers go forwards. Of
         another part of a job array at least one batch must exist: otherwise it has not begun, or it writes to
