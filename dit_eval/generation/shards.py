@@ -6,9 +6,9 @@
 
 A file OUT.json that is no such record is never replaced or deleted.
 
-Every file is renamed into place when it is complete and on the disk. A shard may be written twice, with the
-same images and another time. Any process that finds all shards in the folder merges them; a lock lets one do so
-at a time.
+Every file is renamed into place when it is complete and on the disk. Two processes may write the same shard:
+its images are the same. Any process that finds all shards in the folder merges them; a lock lets one do so at
+a time.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class ShardFolder:
     def missing(self) -> list[int]:
         """The numbers of the shards that do not exist; none if the batch is finished."""
         names = _names_in(self.folder)
-        missing = [shard for shard in range(len(self)) if self._path(shard).name not in names]
+        missing = [shard for shard in range(len(self)) if _shard_name(shard * self.shard_size) not in names]
         return [] if missing and self.finished() else missing
 
     def has(self, shard: int) -> bool:

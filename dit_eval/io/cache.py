@@ -4,8 +4,8 @@
     CACHE/models/NAME/             downloads (see io/assets.py), which only `dit-eval cache clear` removes
     CACHE/reference_stats/NAME/
 
-The time of last use is the modification time: of a file of features, of the folder of a download. A cache that
-cannot be written costs a warning and never a result.
+The time of last use is the modification time: of a file of features, of the folder of a download. A cache
+that cannot be written costs a warning and never a result.
 """
 
 from __future__ import annotations

@@ -15,10 +15,11 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from dit_eval.io.checksums import BackgroundHash, crc32_append
 from dit_eval.io.files import atomic_file
 
 _CHUNK = 1 << 22
+_FLUSH_BYTES = 1 << 26
 _MAX_DEFLATE_RATIO = 1032  # of sizes before and after; no deflate stream expands to more
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature … length of name, length of extra field
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the time stamp of every member
@@ -83,7 +85,7 @@ class Member:
     dtype: np.dtype[Any]
     header: bytes  # the npy header
     info: zipfile.ZipInfo
-    loaded: np.ndarray | None = None
+    loaded: np.ndarray | None = None  # the array, if `members` was told to read it
 
     @property
     def row_bytes(self) -> int:
@@ -128,10 +130,13 @@ class Member:
         """The whole array. Raises BatchError if it is damaged or does not match its checksum."""
         if self.loaded is not None:
             return self.loaded
-        with errors_as_batch_error(self.path), zipfile.ZipFile(self.path) as archive:
-            with archive.open(self.info) as stream:
-                stream.read(len(self.header))
-                return _read_array(stream, self.shape, self.dtype)
+        with (
+            errors_as_batch_error(self.path),
+            zipfile.ZipFile(self.path) as archive,
+            archive.open(self.info) as stream,
+        ):
+            stream.read(len(self.header))
+            return _read_array(stream, self.shape, self.dtype)
 
     def digest(self) -> str:
         """SHA-256 in hex of dtype, shape and data: the same for a stored and a compressed file.
@@ -254,18 +259,23 @@ def write_npz(
     Rows need a `crc`. Raises BatchError if the file cannot be written.
     """
     with atomic_file(path, BatchError) as file:
-        target: Any = file if file_hash is None else _HashedFile(file, file_hash)
-        write_arrays(target, arrays)
+        if file_hash is None:
+            write_arrays(file, arrays)
+        else:
+            with _HashedFile(file, file_hash) as hashed:
+                write_arrays(hashed, arrays)
 
 
-def write_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray | Rows]) -> None:
+def write_arrays(file: IO[bytes] | _HashedFile, arrays: Mapping[str, np.ndarray | Rows]) -> None:
     """Write the content of an npz to an open, empty file. Raises OSError if it cannot be written."""
     infos = [_write_member(file, name, array) for name, array in arrays.items()]
-    with zipfile.ZipFile(file, "w") as archive:  # writes the directory, which refers to the members
+    with zipfile.ZipFile(
+        cast(IO[bytes], file), "w"
+    ) as archive:  # writes the directory, which refers to the members
         archive.filelist.extend(infos)
 
 
-def _write_member(file: IO[bytes], name: str, array: np.ndarray | Rows) -> zipfile.ZipInfo:
+def _write_member(file: IO[bytes] | _HashedFile, name: str, array: np.ndarray | Rows) -> zipfile.ZipInfo:
     """Write one array after its header, and the header again if its CRC was not known before the data."""
     if not isinstance(array, Rows):
         array = np.asarray(array, order="C")
@@ -310,19 +320,39 @@ def _as_bytes(array: np.ndarray) -> memoryview:
 
 
 class _HashedFile:
-    """A file that is written from its beginning to its end and hashed on the way."""
+    """A file that is written from its beginning to its end, and meanwhile hashed and flushed to the disk."""
 
     def __init__(self, file: IO[bytes], hash: BackgroundHash) -> None:
         self._file, self._hash = file, hash
         self.tell, self.flush = file.tell, file.flush
+        self._flushing: Future[None] | None = None
+        self._flush_at = _FLUSH_BYTES
+        self._thread = ThreadPoolExecutor(1)
 
     def write(self, data: Any) -> int:
         """Write and hash a buffer of bytes, which must not change afterwards."""
         self._hash.update(data)
-        return self._file.write(data)
+        written = self._file.write(data)
+        if self.tell() >= self._flush_at and (self._flushing is None or self._flushing.done()):
+            self._raise_failure()
+            self._flushing = self._thread.submit(os.fsync, self._file.fileno())
+            self._flush_at = self.tell() + _FLUSH_BYTES
+        return written
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Accept only the position that is the current one."""
         position = self._file.tell()
         assert self._file.seek(offset, whence) == position, "the file is not written in order"
         return position
+
+    def _raise_failure(self) -> None:
+        if self._flushing is not None:
+            self._flushing.result()
+
+    def __enter__(self) -> _HashedFile:
+        return self
+
+    def __exit__(self, failure: object, *_: object) -> None:
+        self._thread.shutdown()
+        if failure is None:
+            self._raise_failure()
