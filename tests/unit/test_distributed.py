@@ -114,13 +114,9 @@ def _in_memory(array) -> np.ndarray:
     )
 
 
-def workers(count: int, parts: int = 1) -> list[StridedShard]:
-    """Those of `parts` runs of torchrun with `count` ranks each."""
-    return [
-        StridedShard.of(Rank(i, count, i), (part, parts))
-        for part in range(1, parts + 1)
-        for i in range(count)
-    ]
+def workers(count: int) -> list[StridedShard]:
+    """Those of one run of torchrun."""
+    return [StridedShard.of(Rank(index, count, index)) for index in range(count)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
