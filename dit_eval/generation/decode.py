@@ -89,6 +89,11 @@ class AsyncDecoder:
         self._pending = self._thread.submit(self._decode_and_store, samples, store)
         return None
 
+    def restart_clock(self) -> None:
+        """Leave the next batch without a time, because a batch that is not submitted took part of it."""
+        self._wait()
+        self._last_decoded = None
+
     def _decode_and_store(self, samples: Tensor, store: StoreImages) -> None:
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             if not samples.isfinite().all():

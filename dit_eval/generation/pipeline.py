@@ -1,16 +1,17 @@
 """Generation: plan → sampler → decoder → shards → npz.
 
-Every process that makes the same call samples its share of the batches and returns; the process that finishes
-the last shard merges them all. Any process may be killed, and the same call resumes.
+Every process that makes the same call samples its share of the batches, then helps with those of others. The
+process that finishes the last shard merges them all. Any process may be killed, and the same call resumes.
 """
 
 from __future__ import annotations
 
 import platform
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class SamplingProgress:
     """The progress of this process with its share of the work."""
 
     done: float  # images sampled by this call, including the completed fraction of the current batch
-    total: int  # images that this call samples
+    total: int  # images that this call samples, with the batches of other processes that it has begun
     flops: float  # floating-point operations of the network so far, as counted by `dit-eval flops table`
 
 
@@ -175,6 +176,10 @@ def _warn_of_clipping(name: str, share: float) -> None:
         )
 
 
+class _SampledElsewhere(Exception):
+    """Another process has finished the batch that this one was about to sample, or was sampling."""
+
+
 def _sample_missing(
     batch_sampler: BatchSampler,
     decode: Decode,
@@ -184,22 +189,39 @@ def _sample_missing(
     worker: StridedShard,
     progress: Callable[[SamplingProgress], None] | None,
 ) -> None:
-    """Sample the worker's batches whose shards are missing."""
-    missing = [batch for batch in shards.missing() if worker.takes(batch)]
-    done, total = 0, sum(map(shards.images_in, missing))
+    """Sample the worker's batches whose shards are missing, then help with those of other workers.
+
+    Two workers may sample the same batch: it has the same bytes, and the slower one stops.
+    """
+    own = list(filter(worker.takes, shards.missing()))
+    done, total = 0, sum(map(shards.images_in, own))
     flops_per_pass = 2 * (_macs(model) or 0) if progress else 0
 
     def report_progress(fraction: float) -> None:
+        if shards.has(batch):
+            raise _SampledElsewhere
         if progress:
             progress(SamplingProgress(done + fraction * count, total, batch_sampler.passes * flops_per_pass))
 
     with AsyncDecoder(decode, model.device) as async_decoder:
-        for batch in missing:
+        for batch in chain(own, _left_by_others(shards, worker)):
             count = shards.images_in(batch)
-            samples = batch_sampler.sample(plan.indices(batch), report_progress)
+            total += 0 if worker.takes(batch) else count
+            try:
+                report_progress(0.0)
+                samples = batch_sampler.sample(plan.indices(batch), report_progress)
+            except _SampledElsewhere:
+                total -= count
+                async_decoder.restart_clock()
+                continue
             store = partial(shards.write, batch, device=_device_name(model.device))
             async_decoder.submit(samples[:count], store)
             done += count
+
+
+def _left_by_others(shards: ShardFolder, worker: StridedShard) -> Iterator[int]:
+    """The batches of other workers that are missing when the first of them is asked for."""
+    yield from worker.help_order(shards.missing(), len(shards))
 
 
 def _start_over(shards: ShardFolder, rank: Rank, shard: tuple[int, int] | None) -> None:

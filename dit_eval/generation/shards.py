@@ -6,15 +6,18 @@
 
 A file OUT.json that is no such record is never replaced or deleted.
 
-Every file is renamed into place when it is complete and on the disk. Any process that finds all shards in the
-folder merges them; a lock lets one do so at a time.
+Every file is renamed into place when it is complete and on the disk. Two processes may write the same shard:
+its images are the same. Any process that finds all shards in the folder merges them; a lock lets one do so at
+a time.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,9 +27,13 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from dit_eval.errors import BatchError, UsageError
-from dit_eval.io.assets import sha256
+from dit_eval.io.checksums import BackgroundHash, crc32_append
 from dit_eval.io.files import read_json, write_json
-from dit_eval.io.npz import Rows, members, write_npz
+from dit_eval.io.npz import Member, Rows, array_hash, members, write_npz
+
+_REMEDY = "Delete this shard and run the same command again; the others are kept."
+
+_Shard = dict[str, Member]  # arr_0, the images, and perhaps seconds and device
 
 
 class ShardFolder:
@@ -66,7 +73,7 @@ class ShardFolder:
                 self._require_same_settings(self.folder, read_json(plan))
             else:
                 write_json(plan, self.settings, BatchError)
-            return self._require_space()
+        return self._require_space()
 
     def clear(self) -> None:
         """Delete the finished file, its record and all shards, whatever their settings.
@@ -83,8 +90,14 @@ class ShardFolder:
         return self.out.exists() and read_json(self.record).get("plan") == self.settings
 
     def missing(self) -> list[int]:
-        """The numbers of the shards that do not exist."""
-        return [shard for shard in range(len(self)) if not self._path(shard).exists()]
+        """The numbers of the shards that do not exist; none if the batch is finished."""
+        names = _names_in(self.folder)
+        missing = [shard for shard in range(len(self)) if _shard_name(shard * self.shard_size) not in names]
+        return [] if missing and self.finished() else missing
+
+    def has(self, shard: int) -> bool:
+        """True if a shard exists, or the finished file."""
+        return self._path(shard).exists() or self.out.exists()
 
     def images_in(self, shard: int) -> int:
         """The number of images in a shard: `shard_size`, or fewer in the last one."""
@@ -110,57 +123,67 @@ class ShardFolder:
         labels: (num,), stored as arr_1; provenance: stored in the record beside plan, checksums and speed.
         """
         if self.missing():
-            return self.finished()
+            return False
         with self._lock():
             if not self.finished():  # by the previous holder of the lock
                 merged = self.folder / "whole.npz"
-                images = Rows((self.num, *self.image_shape), np.uint8, self._images())
-                write_npz(merged, {"arr_0": images, "arr_1": labels})
-                # Reading the file back verifies its checksums; a Result has the same digest of the images
-                digests = {name: array.digest() for name, array in members(merged).items()}
-                record = {
-                    "schema": 1,
-                    "plan": self.settings,
-                    "sha256": sha256(merged),
-                    "digest": digests["arr_0"],
-                    "speed": self._speed(),
-                    **provenance,
-                }
+                checksums_and_speed = self._merge_into(merged, labels)
+                record = {"schema": 1, "plan": self.settings, **checksums_and_speed, **provenance}
                 self._require_own_record()  # another program may have written a file since `open`
                 write_json(self.record, record, BatchError)
                 merged.replace(self.out)
             self._remove_folder()
         return True
 
-    def _images(self) -> Iterator[NDArray[np.uint8]]:
-        for shard in range(len(self)):
-            images = members(self._path(shard)).get("arr_0")
-            expected = (self.images_in(shard), *self.image_shape)
-            if images is None or (images.shape, images.dtype) != (expected, np.uint8):
-                found = "no images" if images is None else f"images of {images.dtype} {images.shape}"
-                raise BatchError(
-                    f"{self._path(shard)} is not the shard that was written: it holds {found} instead of "
-                    f"uint8 {expected}. Delete it and run the same command again."
-                )
-            yield images.read()
+    def _merge_into(self, merged: Path, labels: NDArray[np.int64]) -> dict[str, Any]:
+        """Write the npz; its SHA-256, the digest of its images (see `array_hash`), and the speed.
 
-    def _speed(self) -> dict[str, Any] | None:
+        The images are read once. Their checksum, which the file holds before them, follows from those of the
+        shards; every shard is compared with its own while it is copied.
+        """
+        shards = [self._open_shard(shard) for shard in range(len(self))]
+        shape, crc = (self.num, *self.image_shape), 0
+        for shard in shards:
+            crc = crc32_append(crc, shard["arr_0"].crc, shard["arr_0"].nbytes)
+        with (
+            BackgroundHash(hashlib.sha256()) as sha256,
+            BackgroundHash(array_hash(np.dtype(np.uint8), shape)) as digest,
+        ):
+            images = Rows(shape, np.uint8, _images(shards, digest), crc)
+            write_npz(merged, {"arr_0": images, "arr_1": labels}, sha256)
+            digests = {"sha256": sha256.hexdigest(), "digest": digest.hexdigest()}
+        return digests | {"speed": self._speed(shards)}
+
+    def _open_shard(self, shard: int) -> _Shard:
+        path, expected = self._path(shard), (self.images_in(shard), *self.image_shape)
+        with _remedy_added():
+            found = members(path, load=("seconds", "device"))
+        images = found.get("arr_0")
+        if images is None or (images.shape, images.dtype) != (expected, np.uint8):
+            what = "no images" if images is None else f"images of {images.dtype} {images.shape}"
+            raise BatchError(
+                f"{path} is not the shard that was written: it holds {what} instead of uint8 {expected}. "
+                f"{_REMEDY}"
+            )
+        return found
+
+    def _speed(self, shards: Sequence[_Shard]) -> dict[str, Any] | None:
         """`device`, `images` and `seconds` of the timed shards; None if none was timed.
 
         Every shard counts as a full one because it is sampled at full size. Seconds are summed over
         processes, so `images / seconds` is the speed of one process.
         """
-        timed = [arrays for arrays in map(members, map(self._path, range(len(self)))) if "seconds" in arrays]
+        timed = [shard for shard in shards if "seconds" in shard]
         if not timed:
             return None
         return {
-            "device": " and ".join(sorted({str(arrays["device"].read()) for arrays in timed})),
+            "device": " and ".join(sorted({str(shard["device"].read()) for shard in timed})),
             "images": len(timed) * self.shard_size,
-            "seconds": sum(float(arrays["seconds"].read()) for arrays in timed),
+            "seconds": sum(float(shard["seconds"].read()) for shard in timed),
         }
 
     def _path(self, shard: int) -> Path:
-        return _shard_path(self.folder, shard * self.shard_size)
+        return self.folder / _shard_name(shard * self.shard_size)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -208,7 +231,7 @@ class ShardFolder:
 
     def _require_space(self) -> None:
         images = sum(map(self.images_in, self.missing())) + self.num  # the shards, then the merged file
-        needed, free = images * math.prod(self.image_shape), shutil.disk_usage(self.folder).free
+        needed, free = images * math.prod(self.image_shape), shutil.disk_usage(self.out.parent).free
         if free < needed:
             raise BatchError(
                 f"{self.out} needs {needed / 1e9:.2f} GB for the shards and the finished file, but its disk "
@@ -222,7 +245,8 @@ def interruption_noted(out: Path, *, num: int, shard_size: int) -> Iterator[None
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        starts = [first for first in range(0, num, shard_size) if _shard_path(_folder(out), first).exists()]
+        names = _names_in(_folder(out))
+        starts = [first for first in range(0, num, shard_size) if _shard_name(first) in names]
         sampled = num if out.exists() else sum(min(shard_size, num - first) for first in starts)
         interrupt.add_note(f"{sampled:,} of {num:,} images of {out} are sampled.")
         raise
@@ -232,9 +256,38 @@ def _folder(out: Path) -> Path:
     return out.with_suffix(".partial")
 
 
-def _shard_path(folder: Path, first: int) -> Path:
-    """The shard that begins with the image of index `first`."""
-    return folder / f"{first:08d}.npz"
+def _shard_name(first: int) -> str:
+    """The file of the shard that begins with the image of index `first`."""
+    return f"{first:08d}.npz"
+
+
+def _names_in(folder: Path) -> set[str]:
+    """The names of the files in a folder; empty if there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise BatchError(f"{folder} cannot be read: {error.strerror or error}.") from None
+
+
+def _images(shards: Sequence[_Shard], digest: BackgroundHash) -> Iterator[NDArray[np.uint8]]:
+    """The images of shards as blocks, which are added to the digest."""
+    for shard in shards:
+        with _remedy_added():
+            for block in shard["arr_0"].verified_blocks():
+                digest.update(block)
+                yield block
+
+
+@contextmanager
+def _remedy_added() -> Iterator[None]:
+    """Add to the BatchError of a shard what to do."""
+    try:
+        yield
+    except BatchError as error:
+        raise BatchError(f"{error} {_REMEDY}") from None
 
 
 def _abbreviate(value: Any) -> str:

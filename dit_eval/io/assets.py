@@ -6,7 +6,6 @@ manifest's; if none is published, with that of the first download, which is kept
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import shutil
@@ -24,6 +23,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from dit_eval.errors import AssetError, UsageError
+from dit_eval.io.file_digests import sha256
 from dit_eval.io.files import KIND_NAMES, FileKind, file_kind, mark_used, publish, write_text
 from dit_eval.io.records import make_record, read_toml
 
@@ -151,12 +151,6 @@ def lookup(kind: Kind, name: str) -> Asset:
     return entries[name]
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def cached_path(asset: Asset) -> Path:
     """The path of the asset's file, which is there only once it has been fetched."""
     if asset.bundled:
@@ -195,7 +189,8 @@ def fetch(asset: Asset, *, offline: bool = False) -> Path:
             )
         _download_once(asset, path)
     _verify(asset, path)
-    mark_used(path)
+    if not asset.bundled:
+        mark_used(path.parent)
     return path
 
 

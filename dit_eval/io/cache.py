@@ -4,8 +4,8 @@
     CACHE/models/NAME/             downloads (see io/assets.py), which only `dit-eval cache clear` removes
     CACHE/reference_stats/NAME/
 
-The time of last use is the file's modification time. A cache that cannot be written costs a warning and never
-a result.
+The time of last use is the modification time: of a file of features, of the folder of a download. A cache
+that cannot be written costs a warning and never a result.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,11 +87,9 @@ def list_cache() -> list[CacheEntry]:
         for path, status in _files(cache_dir() / "features")
     ]
     for kind in ("models", "reference_stats"):
-        for folder in _subfolders(cache_dir() / kind):
-            statuses = [status for _, status in _files(folder)]
-            size = sum(status.st_size for status in statuses)
-            last_used = max((status.st_mtime for status in statuses), default=0.0)
-            entries.append(CacheEntry("downloads", folder.name, folder, size, last_used))
+        for folder, status in _subfolders(cache_dir() / kind):
+            size = sum(file.st_size for _, file in _files(folder))
+            entries.append(CacheEntry("downloads", folder.name, folder, size, status.st_mtime))
     return sorted(entries, key=lambda entry: (entry.kind != "features", -entry.last_used))
 
 
@@ -125,16 +124,15 @@ def _make_room(folder: Path, needed: int) -> None:
 
 def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
     """The files in a folder, which other processes may be changing; none if it cannot be read."""
-    found = []
+    return [(path, status) for path, status in _entries(folder) if stat.S_ISREG(status.st_mode)]
+
+
+def _subfolders(folder: Path) -> list[tuple[Path, os.stat_result]]:
+    return [(path, status) for path, status in _entries(folder) if stat.S_ISDIR(status.st_mode)]
+
+
+def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     with suppress(OSError):
         for path in sorted(folder.iterdir()):
             with suppress(OSError):
-                if path.is_file():
-                    found.append((path, path.stat()))
-    return found
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    with suppress(OSError):
-        return sorted(path for path in folder.iterdir() if path.is_dir())
-    return []
+                yield path, path.stat()

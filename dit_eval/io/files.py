@@ -147,7 +147,7 @@ def publish(finished: Path, path: Path) -> None:
 
 
 def mark_used(path: Path) -> None:
-    """Make now the modification time of a cached file, which is its time of last use, if that is allowed."""
+    """Make now the modification time of a cache entry, which is its time of last use, if that is allowed."""
     with suppress(OSError):
         os.utime(path)
 

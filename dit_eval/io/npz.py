@@ -8,23 +8,27 @@ header 1.0 in C order, so the same arrays always give the same file.
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
 from dit_eval.errors import BatchError
+from dit_eval.io.checksums import BackgroundHash, crc32_append
 from dit_eval.io.files import atomic_file
 
 _CHUNK = 1 << 22
+_FLUSH_BYTES = 1 << 26
 _MAX_DEFLATE_RATIO = 1032  # of sizes before and after; no deflate stream expands to more
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature … length of name, length of extra field
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the time stamp of every member
@@ -79,33 +83,60 @@ class Member:
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    header: int  # length of the npy header in bytes
+    header: bytes  # the npy header
     info: zipfile.ZipInfo
+    loaded: np.ndarray | None = None  # the array, if `members` was told to read it
 
     @property
     def row_bytes(self) -> int:
         """Size in bytes of one row, an item along the first axis."""
         return self.dtype.itemsize * math.prod(self.shape[1:])
 
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes of the data."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    @property
+    def crc(self) -> int:
+        """CRC-32 of the data alone, as the archive gives it."""
+        return crc32_append(zlib.crc32(self.header), self.info.CRC, self.nbytes)
+
     def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """Rows start to stop - 1 in arrays of at most `rows`. Raises BatchError if the data is damaged."""
         stop = len(self) if stop is None else stop
         with errors_as_batch_error(self.path), self._bytes() as (stream, origin):
-            stream.seek(origin + self.header + start * self.row_bytes)
+            stream.seek(origin + len(self.header) + start * self.row_bytes)
             for first in range(start, stop, rows):
                 block = np.empty((min(rows, stop - first), *self.shape[1:]), self.dtype)
                 _read_into(block, stream)
                 yield block
 
+    def verified_blocks(self) -> Iterator[np.ndarray]:
+        """All rows, in arrays of a few megabytes.
+
+        Raises BatchError after the last of them if they do not match the CRC of the archive.
+        """
+        crc = 0
+        for block in self.blocks(max(1, _CHUNK // max(1, self.row_bytes))):
+            crc = zlib.crc32(_as_bytes(block), crc)
+            yield block
+        if crc != self.crc:
+            raise BatchError(
+                f"{self.path}: {self.name!r} does not match its checksum; make or fetch it again."
+            )
+
     def read(self) -> np.ndarray:
         """The whole array. Raises BatchError if it is damaged or does not match its checksum."""
-        with errors_as_batch_error(self.path), zipfile.ZipFile(self.path) as archive:
-            with archive.open(self.info) as stream:
-                stream.read(self.header)
-                array = np.empty(self.shape, self.dtype)
-                _read_into(array, stream)
-                stream.read(1)  # zipfile compares the CRC at the end of the member
-            return array
+        if self.loaded is not None:
+            return self.loaded
+        with (
+            errors_as_batch_error(self.path),
+            zipfile.ZipFile(self.path) as archive,
+            archive.open(self.info) as stream,
+        ):
+            stream.read(len(self.header))
+            return _read_array(stream, self.shape, self.dtype)
 
     def digest(self) -> str:
         """SHA-256 in hex of dtype, shape and data: the same for a stored and a compressed file.
@@ -113,18 +144,8 @@ class Member:
         Raises BatchError if the data is damaged or does not match the CRC of the archive.
         """
         sha = array_hash(self.dtype, self.shape)
-        remaining = self.dtype.itemsize * math.prod(self.shape)
-        with errors_as_batch_error(self.path), self._bytes() as (stream, origin):
-            stream.seek(origin)
-            crc = zlib.crc32(stream.read(self.header))
-            while chunk := stream.read(min(_CHUNK, remaining)):
-                remaining -= len(chunk)
-                sha.update(chunk)
-                crc = zlib.crc32(chunk, crc)
-            if crc != self.info.CRC:
-                raise BatchError(
-                    f"{self.path}: {self.name!r} does not match its checksum; make or fetch it again."
-                )
+        for block in self.verified_blocks():
+            sha.update(_as_bytes(block))
         return sha.hexdigest()
 
     def __len__(self) -> int:
@@ -153,6 +174,14 @@ def array_hash(dtype: np.dtype[Any], shape: tuple[int, ...]) -> hashlib._Hash:
     return hashlib.sha256(f"{dtype.str}{shape}".encode())
 
 
+def _read_array(stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """The rest of a member, which follows its npy header."""
+    array = np.empty(shape, dtype)
+    _read_into(array, stream)
+    stream.read(1)  # zipfile compares the CRC at the end of the member
+    return array
+
+
 def _read_into(array: np.ndarray, stream: Any) -> None:
     remaining = array.reshape(-1).view(np.uint8)
     while len(remaining):
@@ -162,8 +191,11 @@ def _read_into(array: np.ndarray, stream: Any) -> None:
         remaining = remaining[count:]
 
 
-def members(path: Path) -> dict[str, Member]:
-    """The arrays of an npz by name. Raises BatchError if it is damaged, pickled or in Fortran order."""
+def members(path: Path, load: Collection[str] = ()) -> dict[str, Member]:
+    """The arrays of an npz by name. Raises BatchError if it is damaged, pickled or in Fortran order.
+
+    load: the names of small arrays that are read now, so that the file need not be opened again for them.
+    """
     found = {}
     with errors_as_batch_error(path), zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
@@ -172,17 +204,18 @@ def members(path: Path) -> dict[str, Member]:
                 require_plausible_size(path, info)
                 with archive.open(info) as stream:
                     shape, dtype, header = _npy_header(path, name, stream)
-                claimed = header + dtype.itemsize * math.prod(shape)
-                if claimed != info.file_size:
-                    raise BatchError(
-                        f"{path}: {name!r} claims {claimed:,} bytes and holds {info.file_size:,}; "
-                        "the file is damaged. Make or fetch it again."
-                    )
-                found[name] = Member(path, name, shape, dtype, header, info)
+                    claimed = len(header) + dtype.itemsize * math.prod(shape)
+                    if claimed != info.file_size:
+                        raise BatchError(
+                            f"{path}: {name!r} claims {claimed:,} bytes and holds {info.file_size:,}; "
+                            "the file is damaged. Make or fetch it again."
+                        )
+                    loaded = _read_array(stream, shape, dtype) if name in load else None
+                found[name] = Member(path, name, shape, dtype, header, info, loaded)
     return found
 
 
-def _npy_header(path: Path, name: str, stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+def _npy_header(path: Path, name: str, stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bytes]:
     version = np.lib.format.read_magic(stream)
     reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in reader:
@@ -199,46 +232,127 @@ def _npy_header(path: Path, name: str, stream: IO[bytes]) -> tuple[tuple[int, ..
         )
     if fortran_order and len(shape) > 1:
         raise BatchError(f"{path}: {name!r} is in Fortran order. Save np.ascontiguousarray(array) instead.")
-    return shape, dtype, stream.tell()
+    length = stream.tell()
+    stream.seek(0)
+    return shape, dtype, stream.read(length)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """An array to be written block by block: the blocks, concatenated along the first axis, have `shape`."""
+    """An array to be written block by block: the blocks, concatenated along the first axis, have `shape`.
+
+    crc: CRC-32 of the data, if it is known beforehand and the blocks are verified against it.
+    """
 
     shape: tuple[int, ...]
     dtype: Any
     blocks: Iterable[np.ndarray]
+    crc: int | None = None
 
 
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray | Rows]) -> None:
+def write_npz(
+    path: Path, arrays: Mapping[str, np.ndarray | Rows], file_hash: BackgroundHash | None = None
+) -> None:
     """Write an npz whole or not at all, in constant memory.
 
-    arrays: name → array, or Rows to be streamed. Raises BatchError if the file cannot be written.
+    arrays: name → array, or Rows to be streamed; file_hash: updated with the bytes of the file, for which the
+    Rows need a `crc`. Raises BatchError if the file cannot be written.
     """
     with atomic_file(path, BatchError) as file:
-        write_arrays(file, arrays)
+        if file_hash is None:
+            write_arrays(file, arrays)
+        else:
+            with _HashedFile(file, file_hash) as hashed:
+                write_arrays(hashed, arrays)
 
 
-def write_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray | Rows]) -> None:
-    """Write the content of an npz to an open file. Raises OSError if it cannot be written."""
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, array in arrays.items():
-            _write_member(archive, name, array)
+def write_arrays(file: IO[bytes] | _HashedFile, arrays: Mapping[str, np.ndarray | Rows]) -> None:
+    """Write the content of an npz to an open, empty file. Raises OSError if it cannot be written."""
+    infos = [_write_member(file, name, array) for name, array in arrays.items()]
+    with zipfile.ZipFile(
+        cast(IO[bytes], file), "w"
+    ) as archive:  # writes the directory, which refers to the members
+        archive.filelist.extend(infos)
 
 
-def _write_member(archive: zipfile.ZipFile, name: str, array: np.ndarray | Rows) -> None:
-    rows = array if isinstance(array, Rows) else Rows(array.shape, array.dtype, (array,))
+def _write_member(file: IO[bytes] | _HashedFile, name: str, array: np.ndarray | Rows) -> zipfile.ZipInfo:
+    """Write one array after its header, and the header again if its CRC was not known before the data."""
+    if not isinstance(array, Rows):
+        array = np.asarray(array, order="C")
+        array = Rows(array.shape, array.dtype, (array,), zlib.crc32(_as_bytes(array)))
+    dtype = np.dtype(array.dtype)
+    size = dtype.itemsize * math.prod(array.shape)
+    npy_header = _make_npy_header(dtype, array.shape)
     info = zipfile.ZipInfo(name + ".npy", _EPOCH)
     info.create_system = 3  # the same bytes on every operating system
     info.external_attr = 0o644 << 16
-    dtype = np.dtype(rows.dtype)
-    with archive.open(info, "w", force_zip64=True) as stream:
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": rows.shape}
-        np.lib.format.write_array_header_1_0(stream, header)
-        written = 0
-        for block in rows.blocks:
-            assert block.dtype == dtype, (block.dtype, dtype)
-            stream.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
-            written += block.nbytes
-    assert written == dtype.itemsize * math.prod(rows.shape), (name, written, rows.shape)
+    info.file_size = info.compress_size = len(npy_header) + size
+    info.header_offset = file.tell()
+    info.CRC = crc32_append(zlib.crc32(npy_header), array.crc or 0, size)
+    file.write(info.FileHeader(zip64=True))
+    file.write(npy_header)
+    crc, written = zlib.crc32(npy_header), 0
+    for block in array.blocks:
+        assert block.dtype == dtype, (block.dtype, dtype)
+        data = _as_bytes(block)
+        file.write(data)
+        written += len(data)
+        if array.crc is None:
+            crc = zlib.crc32(data, crc)
+    assert written == size, (name, written, array.shape)
+    if array.crc is None:
+        info.CRC = crc
+        file.seek(info.header_offset)
+        file.write(info.FileHeader(zip64=True))
+        file.seek(0, os.SEEK_END)
+    return info
+
+
+def _make_npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream.getvalue()
+
+
+def _as_bytes(array: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+class _HashedFile:
+    """A file that is written from its beginning to its end, and meanwhile hashed and flushed to the disk."""
+
+    def __init__(self, file: IO[bytes], hash: BackgroundHash) -> None:
+        self._file, self._hash = file, hash
+        self.tell, self.flush = file.tell, file.flush
+        self._flushing: Future[None] | None = None
+        self._flush_at = _FLUSH_BYTES
+        self._thread = ThreadPoolExecutor(1)
+
+    def write(self, data: Any) -> int:
+        """Write and hash a buffer of bytes, which must not change afterwards."""
+        self._hash.update(data)
+        written = self._file.write(data)
+        if self.tell() >= self._flush_at and (self._flushing is None or self._flushing.done()):
+            self._raise_failure()
+            self._flushing = self._thread.submit(os.fsync, self._file.fileno())
+            self._flush_at = self.tell() + _FLUSH_BYTES
+        return written
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Accept only the position that is the current one."""
+        position = self._file.tell()
+        assert self._file.seek(offset, whence) == position, "the file is not written in order"
+        return position
+
+    def _raise_failure(self) -> None:
+        if self._flushing is not None:
+            self._flushing.result()
+
+    def __enter__(self) -> _HashedFile:
+        return self
+
+    def __exit__(self, failure: object, *_: object) -> None:
+        self._thread.shutdown()
+        if failure is None:
+            self._raise_failure()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -57,7 +57,16 @@ class Rank:
         return n * self.index // self.count, n * (self.index + 1) // self.count
 
     def device(self, device: str | torch.device) -> torch.device:
-        """The device for "auto", "cpu", "cuda" or "cuda:N". Raises UsageError if there is no such device."""
+        """The device for "auto", "cpu", "cuda" or "cuda:N". Raises UsageError if there is no such device.
+
+        One of several ranks makes a CUDA device its current one, so that nothing of it is on another rank's.
+        """
+        chosen = self._choose_device(device)
+        if chosen.type == "cuda" and self.count > 1:
+            torch.cuda.set_device(chosen)
+        return chosen
+
+    def _choose_device(self, device: str | torch.device) -> torch.device:
         name = str(device)
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if name == "cpu" or (name == "auto" and count == 0):
@@ -139,10 +148,12 @@ class StridedShard:
     """Worker `index` of `count`: the batches whose number is `index` modulo `count`.
 
     Unlike a contiguous range of what is left to do, it does not depend on which batches already exist.
+    ranks: the number of consecutive workers that torchrun has started together.
     """
 
     index: int
     count: int
+    ranks: int
 
     @classmethod
     def of(cls, rank: Rank, shard: tuple[int, int] | None = None) -> StridedShard:
@@ -153,8 +164,24 @@ class StridedShard:
         part, parts = shard or (1, 1)
         if not 1 <= part <= parts:
             raise UsageError(f"shard {part}/{parts} does not exist; count from 1/{parts} to {parts}/{parts}.")
-        return cls((part - 1) * rank.count + rank.index, parts * rank.count)
+        return cls((part - 1) * rank.count + rank.index, parts * rank.count, rank.count)
 
     def takes(self, batch: int) -> bool:
         """True if this worker computes the batch of that number."""
         return batch % self.count == self.index
+
+    def help_order(self, missing: Sequence[int], num_batches: int) -> list[int]:
+        """The missing batches of other workers, in the order in which this one takes them when it is done.
+
+        Helpers begin at evenly spaced places of the list and go backwards, since its workers go forwards. Of
+        another part of a job array at least one batch must exist: otherwise it has not begun, or it writes to
+        a disk of its own.
+        """
+        existing = set(range(num_batches)).difference(missing)
+        begun = {self._part(self.index)} | {self._part(batch % self.count) for batch in existing}
+        others = [b for b in missing if not self.takes(b) and self._part(b % self.count) in begun]
+        start = len(others) * self.index // self.count
+        return (others[start:] + others[:start])[::-1]
+
+    def _part(self, worker: int) -> int:
+        return worker // self.ranks

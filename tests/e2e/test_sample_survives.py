@@ -21,15 +21,20 @@ KILLS = 20
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def start(out: Path, weights: Path, *, ranks: int = 0, shard: str = "1/1") -> subprocess.Popen[bytes]:
-    """Start one process, or torchrun with this many ranks, as the leader of a process group."""
+def start(
+    out: Path, weights: Path, *, ranks: int = 0, shard: str = "1/1", rank: tuple[int, int] = (0, 1)
+) -> subprocess.Popen[bytes]:
+    """Start one process, or torchrun with this many ranks, as the leader of a process group.
+
+    rank: the process's RANK and WORLD_SIZE, as if torchrun had started it.
+    """
     program = ["-m", "tests.e2e.draw", str(out), str(weights), shard]
     if ranks:
         program = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *program]
     return subprocess.Popen(
         [sys.executable, *program],
         cwd=ROOT,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | ({} if ranks else dict(zip(("RANK", "WORLD_SIZE"), map(str, rank), strict=True))),
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -70,26 +75,37 @@ def test_concurrent_shards_sample_the_same_bytes(weights, expected, tmp_path):
 
 
 @pytest.mark.slow
-def test_batch_survives_kills_at_random_times(weights, expected, tmp_path):
+@pytest.mark.parametrize(
+    ("count", "kills"),
+    [(2, 3), *(pytest.param(count, KILLS, marks=pytest.mark.simulation) for count in (1, 2, 3))],
+)
+def test_batch_survives_kills_at_random_times(weights, expected, tmp_path, count, kills):
     out = tmp_path / "b.npz"
     folder = tmp_path / "b.partial"
-    generator = random.Random(0)
-    kills = midway = 0
-    while kills < KILLS:
-        process = start(out, weights, ranks=generator.choice([0, 0, 0, 2, 3]))
-        before = len(list(folder.glob("*")))
-        while process.poll() is None and len(list(folder.glob("*"))) == before:
-            time.sleep(0.002)  # until it has written something
+    generator = random.Random(count)
+    killed = midway = 0
+    while killed < kills:
+        ranks = [start(out, weights, rank=(index, count)) for index in range(count)]
+        pattern = generator.choice(["*", "0*.npz", "0*.npz", "0*.npz"])  # any file, or a shard
+        before = len(list(folder.glob(pattern)))
+        while any(rank.poll() is None for rank in ranks) and len(list(folder.glob(pattern))) == before:
+            time.sleep(0.002)  # until they have written one
         time.sleep(generator.uniform(0, 0.3))
-        if process.poll() is None:
-            kill(process)
-            kills += 1
-            midway += 0 < len(list(folder.glob("0*.npz"))) < BATCHES
+        generator.shuffle(ranks)
+        number = generator.randint(1, count)
+        victims, survivors = ranks[:number], ranks[number:]
+        for victim in victims:
+            if victim.poll() is None:
+                kill(victim)
+                killed += 1
+                midway += 0 < len(list(folder.glob("0*.npz"))) < BATCHES
+        assert [survivor.wait() for survivor in survivors] == [0] * len(survivors)
+        assert out.exists() or not survivors  # they have finished the work of the others
         if out.exists():  # then it is complete
             assert sha256(out) == expected
             out.unlink()
-    assert midway >= KILLS // 2
-    assert start(out, weights, ranks=2).wait() == 0
+    assert midway >= kills // 2
+    assert start(out, weights).wait() == 0
     assert sha256(out) == expected
     assert not folder.exists()
 

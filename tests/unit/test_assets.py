@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -18,6 +19,7 @@ from dit_eval import cli
 from dit_eval.errors import AssetError, UsageError
 from dit_eval.io import assets
 from dit_eval.io.assets import Asset, ModelEntry
+from dit_eval.io.cache import list_cache
 from tests.command import dit_eval
 from tests.loopback import Server, serving
 
@@ -155,6 +157,16 @@ def test_a_wrong_checksum_is_an_error_and_nothing_is_kept(asset: Asset) -> None:
         assets.fetch(asset)
     assert not part_of(asset).exists()
     assert not assets.is_present(asset)
+
+
+def test_using_a_file_is_noted_without_changing_what_its_digest_is_remembered_by(asset: Asset) -> None:
+    path = assets.fetch(asset)
+    before = path.stat()
+    os.utime(path.parent, (0, 0))
+    assert assets.fetch(asset) == path
+    assert (path.stat().st_mtime_ns, path.stat().st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
+    (entry,) = list_cache()
+    assert entry.last_used > time.time() - 100
 
 
 def test_a_file_that_changed_in_the_cache_is_refused(asset: Asset) -> None:

@@ -114,7 +114,52 @@ def _in_memory(array) -> np.ndarray:
     )
 
 
+def workers(count: int) -> list[StridedShard]:
+    """Those of one run of torchrun."""
+    return [StridedShard.of(Rank(index, count, index)) for index in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_a_worker_that_is_done_helps_with_every_missing_batch_of_the_others_once(count) -> None:
+    missing = [batch for batch in range(60) if batch % 7]
+    for worker in workers(count):
+        own = list(filter(worker.takes, missing))
+        assert sorted(own + worker.help_order(missing, 60)) == missing
+
+
+def test_helpers_of_one_dead_rank_begin_in_different_places_and_away_from_its_next_batch() -> None:
+    missing = list(range(3, 800, 8))  # of rank 3 of 8
+    orders = [worker.help_order(missing, 800) for worker in workers(8) if worker.index != 3]
+    share = len(missing) // 8
+    taken = [batch for order in orders for batch in order[:share]]
+    assert len(set(taken)) == len(taken)
+    assert orders[0][0] == missing[-1]
+    assert min(missing.index(order[0]) for order in orders) == share - 1
+
+
+def test_a_part_of_a_job_array_without_any_batch_is_left_alone() -> None:
+    worker = StridedShard.of(Rank(0, 2, 0), (1, 3))  # worker 0 of 6; its torchrun has workers 0 and 1
+    everything = list(range(18))
+    assert set(worker.help_order(everything, 18)) == {1, 7, 13}
+    of_the_second = [batch for batch in everything if batch % 6 in (2, 3)]
+    left = [batch for batch in everything if batch != 3]
+    assert set(worker.help_order(left, 18)) == {1, 7, 13, *of_the_second} - {3}
+
+
+@pytest.mark.parametrize(("count", "current"), [(1, []), (4, ["cuda:1"])])
+def test_one_of_several_ranks_makes_its_device_the_current_one(monkeypatch, count, current) -> None:
+    made_current: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: made_current.append(str(device)))
+    rank = Rank(count - 1, count, count - 1)
+    rank.device("cpu")
+    rank.device("auto")
+    assert made_current == current
+
+
 def test_device_is_chosen_by_name_and_number(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     names = ("auto", "cuda", "cuda:1", "cpu", torch.device("cpu"))

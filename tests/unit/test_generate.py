@@ -213,6 +213,62 @@ def test_ranks_of_one_run_may_leave_work_to_those_of_another(draw, monkeypatch, 
     assert sha256(paths[-1]) == expected
 
 
+def rank(monkeypatch, index: int, count: int) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(count))
+    monkeypatch.setenv("RANK", str(index))
+
+
+@pytest.mark.parametrize("dead", [0, 1, 2])
+def test_batches_that_a_dead_rank_has_left_are_finished_by_the_others(draw, monkeypatch, dead):
+    expected = sha256(draw("whole.npz", batch_size=1))
+
+    def die(progress):
+        if progress.done > 2.5:
+            raise KeyboardInterrupt
+
+    rank(monkeypatch, dead, 3)
+    with pytest.raises(KeyboardInterrupt):
+        draw(batch_size=1, progress=die)
+    alive = (dead + 1) % 3
+    rank(monkeypatch, alive, 3)
+    reports = []
+    path = draw(batch_size=1, progress=reports.append)
+    assert sha256(path) == expected
+    assert reports[0].total == len(range(alive, NUM, 3))
+    assert reports[-1].done == reports[-1].total == NUM - 2
+    assert all(report.done <= report.total for report in reports)
+
+
+def test_a_task_of_a_job_array_finishes_what_another_one_has_begun(draw):
+    expected = sha256(draw("whole.npz", batch_size=1))
+
+    def die(progress):
+        if progress.done > 1.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw(batch_size=1, shard=(2, 3), progress=die)
+    assert not draw(batch_size=1, shard=(1, 3)).exists()  # the third has not begun
+    reports = []
+    assert sha256(draw(batch_size=1, shard=(3, 3), progress=reports.append)) == expected
+    assert reports[-1].total == len(range(2, NUM, 3))
+
+
+def test_a_batch_that_another_process_finishes_meanwhile_is_given_up(draw, tmp_path):
+    expected = sha256(draw("whole.npz"))
+    draw(shard=(1, 2))  # batches 0 and 2 of 4
+    reports, shard = [], tmp_path / "b.partial" / "00000000.npz"
+    aside = shard.rename(tmp_path / "aside.npz")
+
+    def restore(progress):
+        reports.append(progress)
+        if progress.done > 2 and aside.exists():
+            aside.rename(shard)
+
+    assert sha256(draw(progress=restore)) == expected
+    assert reports[-1].done == reports[-1].total == NUM - 8
+
+
 def test_ranks_within_shards_share_the_batches(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     taken = []

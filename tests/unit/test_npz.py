@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 from dit_eval.errors import BatchError
 from dit_eval.io import npz
 from dit_eval.io.batches import open_images
+from dit_eval.io.checksums import BackgroundHash
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 6, 5, 3), dtype=np.uint8)
 
@@ -46,6 +50,75 @@ def test_a_written_file_is_the_same_every_time_and_read_by_numpy(tmp_path: Path)
     with np.load(tmp_path / "a.npz", allow_pickle=False) as read:
         assert (read["arr_0"] == IMAGES).all()
         assert (read["arr_1"] == labels).all()
+
+
+def written_by_zipfile(path: Path, arrays: dict[str, np.ndarray]) -> bytes:
+    """The same content, written with the standard library's stream of a member."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            info = zipfile.ZipInfo(name + ".npy", (1980, 1, 1, 0, 0, 0))
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            with archive.open(info, "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, array, version=(1, 0))
+    return path.read_bytes()
+
+
+def in_blocks(crc: int | None = None) -> npz.Rows:
+    return npz.Rows(IMAGES.shape, np.uint8, (IMAGES[i : i + 4] for i in range(0, 10, 4)), crc)
+
+
+@pytest.mark.parametrize("crc", [None, zlib.crc32(IMAGES.tobytes())], ids=["streamed", "known"])
+def test_a_file_has_the_bytes_that_zipfile_writes_and_the_hash_taken_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crc: int | None
+) -> None:
+    others = {
+        "arr_1": np.arange(10),
+        "number": np.array(2.5),
+        "text": np.array("µ"),
+        "none": np.zeros((0, 3)),
+    }
+    expected = written_by_zipfile(tmp_path / "z.npz", {"arr_0": IMAGES, **others})
+    npz.write_npz(tmp_path / "a.npz", {"arr_0": in_blocks(crc), **others})
+    assert (tmp_path / "a.npz").read_bytes() == expected
+    if crc is not None:
+        monkeypatch.setattr(npz, "_FLUSH_BYTES", 100)
+        with BackgroundHash(hashlib.sha256()) as file_hash:
+            npz.write_npz(tmp_path / "b.npz", {"arr_0": in_blocks(crc), **others}, file_hash)
+            assert file_hash.hexdigest() == hashlib.sha256(expected).hexdigest()
+        assert (tmp_path / "b.npz").read_bytes() == expected
+
+
+def test_a_flush_that_fails_while_the_file_is_written_leaves_no_file(tmp_path: Path, monkeypatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(npz, "_FLUSH_BYTES", 100)
+    monkeypatch.setattr(os, "fsync", fail)
+    rows = in_blocks(zlib.crc32(IMAGES.tobytes()))
+    with (
+        BackgroundHash(hashlib.sha256()) as file_hash,
+        pytest.raises(BatchError, match="Input/output error"),
+    ):
+        npz.write_npz(tmp_path / "a.npz", {"arr_0": rows}, file_hash)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_crc_of_a_member_is_that_of_its_data_without_the_header(tmp_path: Path) -> None:
+    for compressed in (False, True):
+        member = npz.members(saved(tmp_path / "a.npz", compressed))["arr_0"]
+        assert member.crc == zlib.crc32(IMAGES.tobytes())
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_verified_blocks_are_the_array_and_notice_a_changed_byte(tmp_path: Path, compressed: bool) -> None:
+    path = saved(tmp_path / "a.npz", compressed)
+    member = npz.members(path)["arr_0"]
+    assert (np.concatenate(list(member.verified_blocks())) == IMAGES).all()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BatchError, match=r"a\.npz"):
+        list(member.verified_blocks())
 
 
 def test_a_written_file_has_the_header_that_streaming_readers_expect(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 import threading
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from dit_eval.errors import BatchError, UsageError
 from dit_eval.generation import shards as shards_module
 from dit_eval.generation.shards import ShardFolder, interruption_noted
 from dit_eval.io.assets import sha256
+from dit_eval.io.npz import members
 
 SHAPE = (4, 4, 3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, *SHAPE), dtype=np.uint8)
@@ -211,6 +215,109 @@ def test_damaged_shard_is_named_and_never_merged(tmp_path):
     with pytest.raises(BatchError, match=r"00000004\.npz"):
         shards.merge(LABELS, {})
     assert not shards.out.exists()
+
+
+@pytest.mark.parametrize("position", [62, 200, -100, -10], ids=["header", "pixels", "name", "directory"])
+def test_damage_that_is_found_while_merging_leaves_the_shards_and_says_what_to_do(tmp_path, position):
+    shards = folder(tmp_path)
+    shards.open()
+    write_all(shards)
+    path = shards.folder / "00000004.npz"
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BatchError, match=r"00000004\.npz.*Delete this shard and run the same command again"):
+        shards.merge(LABELS, {})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["b.partial"]
+    assert {file.name for file in shards.folder.iterdir()} - {"lock", "plan.json"} == {
+        path.name,
+        "00000000.npz",
+        "00000008.npz",
+    }
+    path.unlink()
+    write_all(shards, shards.missing())
+    assert shards.merge(LABELS, {})
+    assert sha256(shards.out) == json.loads(shards.record.read_text("utf-8"))["sha256"]
+
+
+def test_merge_reads_every_byte_of_the_images_once(tmp_path, monkeypatch):
+    images = np.random.default_rng(1).integers(0, 256, (30, 64, 64, 3), dtype=np.uint8)
+    shards = ShardFolder(tmp_path / "b.npz", {}, num=30, shard_size=10, image_size=64)
+    shards.open()
+    for shard in range(3):
+        shards.write(shard, images[10 * shard : 10 * shard + 10], seconds=1.0, device="a")
+    size = sum(path.stat().st_size for path in shards.folder.glob("0*.npz"))
+    opened, read, open_file = [], [], io.open
+
+    class Counted(io.FileIO):
+        def readinto(self, buffer):
+            read.append(super().readinto(buffer))
+            return read[-1]
+
+        def readall(self):
+            read.append(len(content := super().readall()))
+            return content
+
+    def count(path, mode="r", *arguments, **options):
+        if mode == "rb" and shards.folder in Path(str(path)).parents:
+            opened.append(Path(path).name)
+            return io.BufferedReader(Counted(path))
+        return open_file(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(io, "open", count)
+    assert shards.merge(np.zeros(30, np.int64), {})
+    monkeypatch.undo()
+    assert {name: opened.count(name) for name in opened} == {
+        f"{10 * shard:08d}.npz": 2
+        for shard in range(3)  # directory and times, then images
+    }
+    assert images.nbytes <= sum(read) < 1.2 * size
+    record = json.loads(shards.record.read_text("utf-8"))
+    assert record["sha256"] == sha256(shards.out)
+    assert record["digest"] == members(shards.out)["arr_0"].digest()
+
+
+def test_a_shard_that_is_written_again_while_it_is_merged_changes_nothing(tmp_path, monkeypatch):
+    shards = folder(tmp_path)
+    shards.open()
+    write_all(shards)
+    shards.write(1, IMAGES[4:8], seconds=1.0, device="a GPU")
+    open_shard = ShardFolder._open_shard
+
+    def write_again(self, shard):
+        found = open_shard(self, shard)
+        self.write(shard, IMAGES[4 * shard : 4 * shard + 4], seconds=2.0, device="another GPU")
+        return found
+
+    monkeypatch.setattr(ShardFolder, "_open_shard", write_again)
+    assert shards.merge(LABELS, {})
+    np.testing.assert_array_equal(np.load(shards.out)["arr_0"], IMAGES)
+    speed = json.loads(shards.record.read_text("utf-8"))["speed"]
+    assert speed == {"device": "a GPU", "images": 4, "seconds": 1.0}
+
+
+def test_shards_are_listed_without_a_request_for_each(tmp_path, monkeypatch):
+    shards = ShardFolder(tmp_path / "b.npz", {"seed": 0}, num=500, shard_size=1, image_size=1)
+    shards.open()
+    for number in range(499):
+        (shards.folder / f"{number:08d}.npz").touch()
+    stat, count = os.stat, 0
+
+    def counted_stat(*arguments, **options):
+        nonlocal count
+        count += 1
+        return stat(*arguments, **options)
+
+    monkeypatch.setattr(os, "stat", counted_stat)
+    shards.open()
+    assert shards.missing() == [499]
+    assert count < 30
+
+
+def test_nothing_is_missing_of_a_finished_batch(tmp_path):
+    shards = finished(tmp_path)
+    assert shards.missing() == []
+    assert shards.has(1)
 
 
 def test_shard_that_another_process_has_merged_is_not_an_error(tmp_path):
