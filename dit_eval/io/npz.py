@@ -17,12 +17,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from dit_eval.errors import BatchError
 from dit_eval.io.files import atomic_file
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _CHUNK = 1 << 22
 _MAX_DEFLATE_RATIO = 1032  # of sizes before and after; no deflate stream expands to more
@@ -112,20 +115,20 @@ class Member:
 
         Raises BatchError if the data is damaged or does not match the CRC of the archive.
         """
-        sha = array_hash(self.dtype, self.shape)
+        checked = CheckedHash(self)
         remaining = self.dtype.itemsize * math.prod(self.shape)
         with errors_as_batch_error(self.path), self._bytes() as (stream, origin):
-            stream.seek(origin)
-            crc = zlib.crc32(stream.read(self.header))
+            stream.seek(origin + self.header)
             while chunk := stream.read(min(_CHUNK, remaining)):
                 remaining -= len(chunk)
-                sha.update(chunk)
-                crc = zlib.crc32(chunk, crc)
-            if crc != self.info.CRC:
-                raise BatchError(
-                    f"{self.path}: {self.name!r} does not match its checksum; make or fetch it again."
-                )
-        return sha.hexdigest()
+                checked.update(chunk)
+        return checked.hexdigest()
+
+    def read_header(self) -> bytes:
+        """The npy header. Raises BatchError if it is damaged."""
+        with errors_as_batch_error(self.path), self._bytes() as (stream, origin):
+            stream.seek(origin)
+            return stream.read(self.header)
 
     def __len__(self) -> int:
         return self.shape[0] if self.shape else 1
@@ -146,6 +149,29 @@ class Member:
                     f"{self.path}: {self.name!r} points outside the file; make or fetch it again."
                 )
             yield file, start
+
+
+class CheckedHash:
+    """The hash of `Member.digest`, to be updated with all data of the array."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._sha = array_hash(member.dtype, member.shape)
+        self._crc = zlib.crc32(member.read_header())
+
+    def update(self, data: ReadableBuffer) -> None:
+        """Add the data that follow."""
+        self._sha.update(data)
+        self._crc = zlib.crc32(data, self._crc)
+
+    def hexdigest(self) -> str:
+        """SHA-256 in hex. Raises BatchError if the data does not match the CRC of the archive."""
+        member = self._member
+        if self._crc != member.info.CRC:
+            raise BatchError(
+                f"{member.path}: {member.name!r} does not match its checksum; make or fetch it again."
+            )
+        return self._sha.hexdigest()
 
 
 def array_hash(dtype: np.dtype[Any], shape: tuple[int, ...]) -> hashlib._Hash:
