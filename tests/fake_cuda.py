@@ -19,15 +19,17 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dit_eval.runtime.distributed import Rank
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
+# In inference mode, `item` and `to` arrive as they are, else as `_local_scalar_dense` and `_to_copy`
+_READS_NUMBER = ("_local_scalar_dense", "item", "is_nonzero", "equal")
 # Operators whose result has a shape or an error that depends on values on the device
-_READS_VALUES = ("nonzero", "masked_select", "_unique2", "is_nonzero", "_linalg_check_errors")
+_READS_VALUES = ("nonzero", "masked_select", "_unique2", "_linalg_check_errors")
 
 
 class DeviceCalls(TorchDispatchMode):
@@ -39,8 +41,9 @@ class DeviceCalls(TorchDispatchMode):
     event_waits: calls of `Event.synchronize`, which wait for no more than was given before the event.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fake_mode: FakeTensorMode) -> None:
         super().__init__()
+        self._fake_mode = fake_mode
         self.operators: list[str] = []
         self.synchronising: list[str] = []
         self.event_waits = 0
@@ -49,19 +52,14 @@ class DeviceCalls(TorchDispatchMode):
         kwargs, name = kwargs or {}, func.overloadpacket.__name__
         if func.namespace == "prim":
             return func(*args, **kwargs)
+        args = tuple(self._fake(x) for x in args)
         self.operators.append(name)
-        if name in ("_local_scalar_dense", "equal"):
+        if name in _READS_NUMBER:
             if _on_cuda(args[0]):
                 self.waits(name)
-            truth = name == "equal" or args[0].dtype == torch.bool
+            truth = name in ("equal", "is_nonzero") or args[0].dtype == torch.bool
             return True if truth else 1.0 if args[0].is_floating_point() else 1
-        if name == "is_pinned":
-            return _is_pinned(args[0])
-        if name == "_pin_memory":
-            pinned = torch.empty_like(args[0])
-            pinned.fake_pinned = True  # type: ignore[attr-defined]
-            return pinned
-        if name == "_to_copy" and "device" in kwargs:
+        if name in ("_to_copy", "to") and "device" in kwargs:
             self._copy(name, args[0], kwargs["device"], kwargs.get("non_blocking", False))
         elif name == "copy_":
             non_blocking = args[2] if len(args) > 2 else kwargs.get("non_blocking", False)
@@ -69,6 +67,14 @@ class DeviceCalls(TorchDispatchMode):
         elif name in _READS_VALUES and any(_on_cuda(x) for x in args):
             self.waits(name)
         return func(*args, **kwargs)
+
+    def _fake(self, x: Any) -> Any:
+        """A tensor of another thread as one of this thread; anything else as it is."""
+        if not isinstance(x, torch.Tensor) or isinstance(x, FakeTensor) or not x.dim():
+            return x
+        fake: Any = self._fake_mode.from_tensor(x)
+        fake.fake_pinned = _is_pinned(x)
+        return fake
 
     def _copy(self, name: str, source: torch.Tensor, to: torch.device, non_blocking: bool) -> None:
         if source.device.type == to.type:
@@ -131,16 +137,29 @@ class FakeStream:
 def fake_cuda() -> Iterator[DeviceCalls]:
     """Within the block, new tensors are fake, "cuda" is a device, and its calls are recorded.
 
-    `torch.cuda.is_available` stays False, because torch's fake tensors depend on it; `Rank.device` finds the
-    device all the same.
+    Only calls of this thread are recorded, and in other threads tensors are real. `torch.cuda.is_available`
+    stays False, because torch's fake tensors depend on it; `Rank.device` finds the device all the same.
     """
-    calls, recent = DeviceCalls(), deque[FakeEvent](maxlen=3)
+    fake_mode, real_numpy = FakeTensorMode(allow_non_fake_inputs=True), torch.Tensor.numpy
+    calls, recent = DeviceCalls(fake_mode), deque[FakeEvent](maxlen=3)
 
     def to_numpy(tensor: torch.Tensor, **_: object) -> np.ndarray:
         assert tensor.device.type == "cpu", f"numpy() of a tensor on {tensor.device}"
+        if not isinstance(tensor, FakeTensor):  # of another thread
+            return real_numpy(tensor)
         return np.zeros(tensor.shape, str(tensor.dtype).removeprefix("torch."))
 
-    of_tensors = {"numpy": to_numpy, "record_stream": lambda *_: None}
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned = tensor.clone()
+        pinned.fake_pinned = True  # type: ignore[attr-defined]
+        return pinned
+
+    of_tensors = {
+        "numpy": to_numpy,
+        "pin_memory": pin,
+        "is_pinned": _is_pinned,
+        "record_stream": lambda *_: None,
+    }
     of_cuda = {
         "Event": lambda *_, **__: FakeEvent(calls, recent),
         "Stream": lambda *_, **__: FakeStream(calls),
@@ -154,7 +173,7 @@ def fake_cuda() -> Iterator[DeviceCalls]:
         patch.multiple(torch.Tensor, **of_tensors),
         patch.multiple(torch.cuda, **of_cuda),
         patch.object(Rank, "device", lambda _, name: CPU if name == "cpu" else CUDA),
-        FakeTensorMode(allow_non_fake_inputs=True),
+        fake_mode,
         calls,
     ):
         yield calls
