@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 # Another processor rounds differently, so a baseline cannot be expected to match to the last bit.
 ROUNDING := $(foreach metric,fid sfid inception_score precision recall,--tolerance $(metric)=1%)
 
-.PHONY: help install check format test unit slow regression demo bench dist clean
+.PHONY: help install check format test unit slow cuda regression demo bench dist clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -33,6 +33,9 @@ unit: $(INSTALLED) ## unit tests, about a minute
 
 slow: $(INSTALLED) ## tests that take minutes: coverage of intervals, false alarms of the check, full rank
 	$(BIN)/pytest -m simulation
+
+cuda: $(INSTALLED) ## the tests that need a GPU
+	$(BIN)/pytest -rs tests/cuda
 
 # 2,000 images notice 10 sampling steps instead of 50 (FID +54 %); with 500 images FID would have to rise by 80 %.
 regression: $(INSTALLED) ## sample the bundled digits, evaluate them and check them against the recorded baseline

@@ -2,11 +2,13 @@
 
     python benchmarks/evaluate.py            # minutes
     python benchmarks/evaluate.py --long     # precision and recall at 10,000 × 50,000 too
+    python benchmarks/evaluate.py --device cuda
 
 Every contestant lives in a process of its own, as its users run it, and they take turns round after round,
 so that a slow minute of the machine slows them alike. A ratio is the median of the rounds' ratios, above 1
 where dit-eval is faster. Outputs are compared before anything is timed. The floor is the work over the rate
-of large matrix products, measured in the same run.
+of large matrix products in float32, without TF32, measured in the same run; its share is floor over time.
+Every round ends with its output in host memory, so that a GPU has finished.
 """
 
 from __future__ import annotations
@@ -47,50 +49,53 @@ def images(n: int) -> np.ndarray:
 # Features: n images → pool features
 
 
-def ours_features(n: int, weights: Path) -> Work:
-    extractor, batch = FeatureExtractor(PROTOCOLS["adm"], weights, torch.device("cpu")), images(n)
+def ours_features(n: int, weights: Path, device: str) -> Work:
+    extractor, batch = FeatureExtractor(PROTOCOLS["adm"], weights, torch.device(device)), images(n)
     keep_freed_memory_until_exit()  # as `FeatureExtractor.stream` does, from its first batch to its last
     return lambda: extractor(batch).pool
 
 
-def torch_fidelity_features(n: int, weights: Path) -> Work:
+def torch_fidelity_features(n: int, weights: Path, device: str) -> Work:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     outputs = ["2048", "logits_unbiased"]
-    network = FeatureExtractorInceptionV3("n", outputs, feature_extractor_weights_path=str(weights))
+    network = FeatureExtractorInceptionV3("n", outputs, feature_extractor_weights_path=str(weights)).to(
+        device
+    )
     batch = torch.from_numpy(images(n)).permute(0, 3, 1, 2).contiguous()
-    return lambda: network(batch)[0].numpy()
+    return lambda: network(batch.to(device))[0].cpu().numpy()
 
 
-def torchmetrics_features(n: int, weights: Path) -> Work:
+def torchmetrics_features(n: int, weights: Path, device: str) -> Work:
     from torchmetrics.image.fid import NoTrainInceptionV3  # pyright: ignore[reportMissingImports]
 
     network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights), antialias=False)
+    network.to(device)
     batch = torch.from_numpy(images(n)).permute(0, 3, 1, 2).contiguous()
-    return lambda: network(batch).numpy()
+    return lambda: network(batch.to(device)).cpu().numpy()
 
 
-def pytorch_fid_features(n: int, weights: Path) -> Work:
+def pytorch_fid_features(n: int, weights: Path, device: str) -> Work:
     from pytorch_fid import inception  # pyright: ignore[reportMissingImports]
 
     with patch.object(inception, "load_state_dict_from_url", lambda *_, **__: _state(weights)):
-        network = inception.InceptionV3([3], use_fid_inception=True).eval()
+        network = inception.InceptionV3([3], use_fid_inception=True).eval().to(device)
     batch = torch.from_numpy(images(n)).permute(0, 3, 1, 2).float() / 255
-    return lambda: network(batch)[0].flatten(1).numpy()
+    return lambda: network(batch.to(device))[0].flatten(1).cpu().numpy()
 
 
-def clean_fid_features(n: int, weights: Path) -> Work:
+def clean_fid_features(n: int, weights: Path, device: str) -> Work:
     """Its resize, one image after another, and its network in the PyTorch form."""
     from cleanfid import inception_pytorch
     from cleanfid.resize import build_resizer
 
     with patch.object(inception_pytorch, "load_state_dict_from_url", lambda *_, **__: _state(weights)):
-        network = inception_pytorch.InceptionV3(output_blocks=[3], resize_input=False).eval()
+        network = inception_pytorch.InceptionV3(output_blocks=[3], resize_input=False).eval().to(device)
     resize, batch = build_resizer("clean"), images(n)
 
     def work() -> np.ndarray:
         resized = np.stack([resize(image) for image in batch]).transpose(0, 3, 1, 2)
-        return network(torch.from_numpy(resized) / 255)[0].flatten(1).numpy()
+        return network(torch.from_numpy(resized).to(device) / 255)[0].flatten(1).cpu().numpy()
 
     return work
 
@@ -122,13 +127,13 @@ def gaussians() -> list[Gaussian]:
     return sides
 
 
-def ours_frechet() -> Work:
+def ours_frechet(device: str) -> Work:
     a, b = gaussians()
-    return lambda: np.array([frechet_distance(a, b)])
+    return lambda: np.array([frechet_distance(a, b, device)])
 
 
-def sqrtm_frechet() -> Work:
-    """As ADM's program, pytorch-fid and clean-fid: scipy's root of the product of the covariances."""
+def sqrtm_frechet(device: str) -> Work:
+    """As ADM's program, pytorch-fid and clean-fid: scipy's root of the product of the covariances, on the CPU."""
     from scipy.linalg import sqrtm
 
     a, b = gaussians()
@@ -141,11 +146,11 @@ def sqrtm_frechet() -> Work:
     return work
 
 
-def torchmetrics_frechet() -> Work:
+def torchmetrics_frechet(device: str) -> Work:
     from torchmetrics.image.fid import _compute_fid  # pyright: ignore[reportMissingImports]
 
-    sides = [torch.from_numpy(x) for g in gaussians() for x in (g.mean, g.covariance)]
-    return lambda: _compute_fid(*sides).numpy()[None]
+    sides = [torch.from_numpy(x).to(device) for g in gaussians() for x in (g.mean, g.covariance)]
+    return lambda: _compute_fid(*sides).cpu().numpy()[None]
 
 
 FRECHET: dict[str, Contestant] = {
@@ -168,18 +173,18 @@ def features(m: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     return sides[0], sides[1]
 
 
-def ours_precision_recall(m: int, n: int) -> Work:
+def ours_precision_recall(m: int, n: int, device: str) -> Work:
     reference, samples = features(m, n)
 
     def work() -> np.ndarray:
-        found = precision_recall(reference, samples)
+        found = precision_recall(reference, samples, device=device)
         return np.array([found.precision, found.recall])
 
     return work
 
 
-def numpy_precision_recall(m: int, n: int) -> Work:
-    """ADM's method in NumPy: whole blocks of 10,000 × 10,000, each pair of a set with itself twice."""
+def numpy_precision_recall(m: int, n: int, device: str) -> Work:
+    """ADM's method in NumPy, on the CPU: whole blocks of 10,000 × 10,000, each pair of a set with itself twice."""
     reference, samples = features(m, n)
     block = 10_000
 
@@ -206,10 +211,10 @@ def numpy_precision_recall(m: int, n: int) -> Work:
     return work
 
 
-def torch_fidelity_precision_recall(m: int, n: int) -> Work:
+def torch_fidelity_precision_recall(m: int, n: int, device: str) -> Work:
     from torch_fidelity.metric_prc import calculate_precision_recall_part
 
-    reference, samples = map(torch.from_numpy, features(m, n))
+    reference, samples = (torch.from_numpy(side).to(device) for side in features(m, n))
     return lambda: np.array(calculate_precision_recall_part(samples, reference))
 
 
@@ -224,8 +229,9 @@ PRECISION_RECALL: dict[str, Contestant] = {
 
 
 def serve(prepare: Contestant, arguments: tuple, pipe: Connection) -> None:
-    """In a contestant's own process: prepare, then run a round whenever asked."""
+    """In a contestant's own process: prepare, then run a round whenever asked, in float32 without TF32."""
     torch.set_grad_enabled(False)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     work = prepare(*arguments)
     while pipe.recv():
         began = time.perf_counter()
@@ -277,6 +283,7 @@ def rows_of(task: str, times: dict[str, list[float]], items: int, floor: float) 
                 "items_per_second": f"{items / middle:.2f}",
                 "time_over_ours": f"{statistics.median(np.divide(taken, times['dit-eval'])):.2f}",
                 "time_over_floor": f"{middle / floor:.2f}" if floor else "",
+                "share_of_floor": f"{floor / middle:.3f}" if floor else "",
                 "rounds": len(taken),
                 "threads": torch.get_num_threads(),
             }
@@ -285,11 +292,11 @@ def rows_of(task: str, times: dict[str, list[float]], items: int, floor: float) 
 
 
 def precision_recall_rows(
-    m: int, n: int, rounds: int, contestants: dict[str, Contestant], rate: float
+    m: int, n: int, rounds: int, contestants: dict[str, Contestant], rate: float, device: str
 ) -> list[dict[str, object]]:
     """Each half of a set's distances to itself and those between the sets, at the rate of matrix products."""
     floor = 2 * DIMENSION * (m * m / 2 + n * n / 2 + m * n) / rate
-    times = race(contestants, (m, n), rounds)
+    times = race(contestants, (m, n, device), rounds)
     return rows_of(f"precision and recall, {m:,} × {n:,}", times, m + n, floor)
 
 
@@ -311,21 +318,22 @@ def inception_flops() -> int:
 @click.option("--inception", type=click.Path(exists=True, path_type=Path), envvar="DIT_EVAL_INCEPTION")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--long", is_flag=True, help="Precision and recall at 10,000 × 50,000 too.")
-def main(inception: Path | None, rounds: int, long: bool) -> None:
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+def main(inception: Path | None, rounds: int, long: bool, device: str) -> None:
     """Race, print and keep the result as CSV."""
     weights = inception or assets.fetch(assets.lookup("models", "inception-2015-12-05"))
-    rate, per_image = matmul_rate(torch.float32, torch.device("cpu")), inception_flops()
+    rate, per_image = matmul_rate(torch.float32, torch.device(device)), inception_flops()
     click.echo(f"matmul: {rate / 1e9:.0f} GFLOP/s; Inception: {per_image / 1e9:.2f} GFLOP an image")
     rows = []
     for n in (16, 64):
-        times = race(FEATURES, (n, weights), rounds, SAME_RESIZE)
+        times = race(FEATURES, (n, weights, device), rounds, SAME_RESIZE)
         rows += rows_of(f"features, {n} images of 256×256", times, n, n * per_image / rate)
-    rows += rows_of("Fréchet distance, 2048 dimensions", race(FRECHET, (), rounds), 1, 0)
-    rows += precision_recall_rows(5_000, 10_000, rounds, PRECISION_RECALL, rate)
+    rows += rows_of("Fréchet distance, 2048 dimensions", race(FRECHET, (device,), rounds), 1, 0)
+    rows += precision_recall_rows(5_000, 10_000, rounds, PRECISION_RECALL, rate, device)
     if long:  # torch-fidelity keeps all distances at once
         two = {name: PRECISION_RECALL[name] for name in ("dit-eval", "ADM's method in NumPy")}
-        rows += precision_recall_rows(10_000, 50_000, 1, two, rate)
-    click.echo(keep("evaluate", rows))
+        rows += precision_recall_rows(10_000, 50_000, 1, two, rate, device)
+    click.echo(keep("evaluate", rows, device))
 
 
 if __name__ == "__main__":

@@ -151,11 +151,21 @@ def gaussian(features: np.ndarray) -> Any:
     return moments.gaussian()
 
 
+def resized(name: str, images: torch.Tensor) -> torch.Tensor:
+    """The input of a network for uint8 images (N, H, W, 3)."""
+    resize = find("features", "RESIZES")[name]
+    if callable(resize):  # formerly a single step
+        return resize(images)
+    if resize.on_host:
+        images = torch.from_numpy(np.stack([resize.on_host(image) for image in images.numpy()]))
+    return resize.on_device(images)
+
+
 def case_a(to: Recorder) -> None:
     """Features of images of three sizes behind both resizes, and those of digits."""
-    for size, resize in product((64, 256, 512), ("tf1_bilinear", "clean_fid_bicubic")):
+    for size, resize in product((64, 256, 512), ("tf1-bilinear", "clean-fid-bicubic")):
         blocks = to.tensors(f"caseA_{size}")["arr_0"].split(8)
-        inputs = [find("features", resize)(block) for block in blocks]
+        inputs = [resized(resize, block) for block in blocks]
         features = zip(*map(find("features", "load_inception")(to.inception[0]), inputs), strict=True)
         to.keep(f"{size}, {resize}", [torch.cat(each) for each in (inputs, *features)])
     network = find("features", "load_digits_network")(next(Path("models").rglob("features.safetensors")))

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dit_eval.diagnostics.pixel_stats import COLOURS, PixelStats, scan_pixels
-from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.evaluation.references import Reference, open_reference
 from dit_eval.features.protocols import Protocol
 from dit_eval.io import npz
@@ -25,6 +24,7 @@ from dit_eval.metrics.inception_score import SORTED_SCORE_RATIO
 
 if TYPE_CHECKING:  # imports torch
     from dit_eval.evaluation.extraction import ExtractionProgress, FeatureExtraction
+    from dit_eval.evaluation.feature_stats import FeatureStats
 
 _BLOCK_IMAGES = 256  # images read at once
 _MAX_BLOCKINESS = 1.04  # clean photographs: at most 1.01; JPEG of quality 75: 1.06

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,16 @@ from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.features.extractor import FeatureExtractor
 from dit_eval.features.protocols import INCEPTION, Protocol, protocol_named
 from dit_eval.io import assets, npz
-from dit_eval.io.batches import Images
+from dit_eval.io.batches import Images, PixelDigest
 from dit_eval.io.cache import features_limit, features_path, store_features
 from dit_eval.io.files import mark_used
 from dit_eval.results.protocol_record import protocol_fingerprint
-from dit_eval.runtime.distributed import Rank, broadcast_from_rank0, gather_to_rank0
+from dit_eval.runtime.distributed import Rank, broadcast_from_rank0, gather_to_rank0, sum_to_rank0
 
 ExtractionProgress = Callable[[str, int, int], None]  # "samples" or "reference", images done, images in all
 
 DEFAULT_PROTOCOL = "adm"
-_CACHE_VERSION = 6
+_CACHE_VERSION = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,23 +55,14 @@ class FeatureExtraction:
         extracts its share; the statistics are rank 0's, other ranks get None.
         """
         if images.once:
-            stats = self._extract_share(images, role, progress)
-            return stats, _image_record(images)
-        record = _image_record(images)
-        entry = self._cache_entry(record["digest"])
-        cached = self._read_cache(entry) if entry and self.rank.index == 0 else None
+            stats = self._statistics(images.blocks(self.batch_size), role, progress)
+            return stats, _image_record(images, images.digest())
+        entry = self._cache_entry(images) if self.cache and self.rank.index == 0 else None
+        cached = self._read_cache(entry, images) if entry else None
         if broadcast_from_rank0(self.rank, cached is not None):
-            return cached, {**record, "cached": True}
-        stats = self._extract_share(images, role, progress)
-        if self.rank.count > 1:
-            shares = gather_to_rank0(self.rank, _in_memory(stats.to_arrays()))
-            if not shares:
-                return None, record
-            for share in shares[1:]:
-                stats.merge(share)
-        if entry and (failure := store_features(entry, stats.to_arrays())):
-            self.warnings.append(failure)
-        return stats, record
+            stats, digest = cached or (None, "")  # on other ranks
+            return stats, {**_image_record(images, digest), "cached": True}
+        return self._extract_share(images, entry, role, progress)
 
     def protocol_record(self) -> dict[str, Any]:
         """The protocol section of a Result."""
@@ -83,33 +75,93 @@ class FeatureExtraction:
         record = {**asdict(self.protocol), "weights": weights}
         return {**record, "fingerprint": protocol_fingerprint(record)}
 
-    def _extract_share(self, images: Images, role: str, progress: ExtractionProgress | None) -> FeatureStats:
-        """Statistics of this rank's share of the images; rank 0 reserves memory for all of them."""
-        start, stop = (0, None) if images.once else self.rank.share(len(images))
-        capacity = 0 if stop is None else len(images) if self.rank.index == 0 else stop - start
-        chunk = self.protocol.inception_score_chunk
-        stats = FeatureStats(chunk, *self.extractor.dimensions, capacity=capacity)
-        for features in self.extractor.stream(images, self.batch_size, start, stop):
-            stats.update(features, start + stats.n)
+    def _extract_share(
+        self, images: Images, entry: Path | None, role: str, progress: ExtractionProgress | None
+    ) -> tuple[FeatureStats | None, dict[str, Any]]:
+        """See `extract`; entry: the cache entry to be written.
+
+        Rank 0 alone takes the digest: of the images that it reads for their features, then of those of the
+        other ranks.
+        """
+        share = self.rank.share(len(images))
+        blocks = images.blocks(self.batch_size, *share)
+        if self.rank.index > 0:
+            self._add_ranks(self._statistics(blocks, role, progress, share))
+            return None, {}
+        pixels = PixelDigest(images)
+        stats = self._statistics(pixels.watch(blocks), role, progress, share, capacity=len(images))
+        with ThreadPoolExecutor(1) as thread:
+            digest = thread.submit(pixels.finish)
+            self._add_ranks(stats)
+            record = _image_record(images, digest.result())
+        if entry:
+            arrays = {**stats.to_arrays(), "digest": _array(record["digest"])}
+            if failure := store_features(entry, arrays):
+                self.warnings.append(failure)
+        return stats, record
+
+    def _statistics(
+        self,
+        blocks: Iterator[np.ndarray],
+        role: str,
+        progress: ExtractionProgress | None,
+        share: tuple[int, int] | None = None,
+        capacity: int = 0,
+    ) -> FeatureStats:
+        """Statistics of blocks of images.
+
+        share: which images of the file they are, start and stop; None for arrays of a running program, which
+        are read in its thread. capacity: see FeatureStats.
+        """
+        start, stop = share or (0, None)
+        chunk, device = self.protocol.inception_score_chunk, str(self.extractor.device)
+        stats = FeatureStats(chunk, *self.extractor.dimensions, capacity=capacity, device=device)
+        for outputs in self.extractor.stream(blocks, read_ahead=share is not None):
+            stats.update(outputs, start + stats.n)
             if progress:
                 progress(role, stats.n, stats.n if stop is None else stop - start)
+        stats.finish()
         return stats
 
-    def _read_cache(self, entry: Path) -> FeatureStats | None:
-        """The statistics in a cache entry; None if it is absent or damaged, and then written anew."""
-        try:
-            stats = FeatureStats.from_arrays(self.protocol.inception_score_chunk, npz.members(entry))
-        except (BatchError, LookupError, ValueError):
+    def _add_ranks(self, stats: FeatureStats) -> None:
+        """Add the statistics of all other ranks to those of rank 0; on another rank, send its own."""
+        if self.rank.count == 1:
+            return
+        moments = sum_to_rank0(stats.moments())
+        shares = gather_to_rank0(self.rank, _in_memory(stats.to_arrays()))
+        for share in shares[1:]:
+            stats.append(share, moments=False)
+        stats.set_moments(moments)
+
+    def _read_cache(self, entry: Path, images: Images) -> tuple[FeatureStats, str] | None:
+        """The statistics in a cache entry, and the digest of the images, which is taken at the same time.
+
+        None if the entry is absent or damaged, or of other images that begin like these.
+        """
+        if not entry.exists():
+            return None
+        chunk, device = self.protocol.inception_score_chunk, str(self.extractor.device)
+        with ThreadPoolExecutor(1) as thread:
+            digest = thread.submit(images.digest)
+            try:
+                arrays = npz.members(entry)
+                stats = FeatureStats.from_arrays(chunk, arrays, device)
+                recorded = arrays["digest"].read()
+            except (BatchError, LookupError, ValueError):
+                return None
+        if not np.array_equal(recorded, _array(digest.result())):
             return None
         mark_used(entry)
-        return stats
+        return stats, digest.result()
 
-    def _cache_entry(self, digest: str) -> Path | None:
-        """The cache file for images of this digest; its name covers all that decides the features."""
-        if not self.cache:
-            return None
+    def _cache_entry(self, images: Images) -> Path:
+        """The file of the cached features of these images, if there are any.
+
+        Its name covers all that decides the features except the images after the first ones; the digest of
+        all images is stored in it.
+        """
         fingerprint, device = self.protocol_record()["fingerprint"], self.extractor.device.type
-        parts = (_CACHE_VERSION, digest, fingerprint, device, torch.__version__)
+        parts = (_CACHE_VERSION, images.first_digest(), fingerprint, device, torch.__version__)
         return features_path(hashlib.sha256(repr(parts).encode()).hexdigest())
 
 
@@ -150,8 +202,13 @@ def load_extraction(
     )
 
 
-def _image_record(images: Images) -> dict[str, Any]:
-    return {"n": len(images), "size": list(images.size), "digest": images.digest(), "cached": False}
+def _image_record(images: Images, digest: str) -> dict[str, Any]:
+    return {"n": len(images), "size": list(images.size), "digest": digest, "cached": False}
+
+
+def _array(digest: str) -> np.ndarray:
+    """A digest in hex as it is stored in a cache entry."""
+    return np.frombuffer(bytes.fromhex(digest), np.uint8)
 
 
 def _in_memory(arrays: Mapping[str, np.ndarray | npz.Rows]) -> dict[str, np.ndarray]:

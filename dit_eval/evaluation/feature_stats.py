@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import weakref
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -12,29 +13,38 @@ import numpy as np
 from dit_eval.errors import StatisticsError
 from dit_eval.io.npz import Member, Rows
 from dit_eval.metrics.blocks import BLOCK_ROWS
-from dit_eval.metrics.gaussian import Gaussian, Moments
-from dit_eval.metrics.inception_score import InceptionScore, ScoreSums
+from dit_eval.metrics.gaussian import Gaussian, Moments, moments_on
+from dit_eval.metrics.inception_score import InceptionScore, ScoreSums, score_sums
+from dit_eval.runtime.transfer import HostCopy, host_array
 
 if TYPE_CHECKING:
-    from dit_eval.features.extractor import Features  # imports torch
+    from dit_eval.features.network import Activations
 
 Stored = np.ndarray | Member
+
+_IN_FLIGHT = 8  # blocks whose features may be on their way from the device
 
 
 class FeatureStats:
     """Moments of pool and spatial features, sums for the inception score, and the features of single images.
 
     Precision and recall need the pool features, which stay in memory. Confidence intervals also need the
-    spatial features and the probabilities, which are kept in a temporary file.
+    spatial features and the probabilities, which are kept in a temporary file. Sums are computed on the
+    device of the features; the features of single images are copied to the host while the device works on
+    those that follow.
     """
 
-    def __init__(self, chunk: int, pool_dim: int, spatial_dim: int, classes: int, capacity: int):
+    def __init__(
+        self, chunk: int, pool_dim: int, spatial_dim: int, classes: int, capacity: int, device: str = "cpu"
+    ):
         """chunk: images per chunk of the inception score; capacity: expected images, 0 if unknown."""
         self.score = InceptionScore(chunk)
         self.spatial_features = DiskRows(spatial_dim, np.float32)
         self.probabilities = DiskRows(classes, np.float16)
-        self._pool, self._spatial = Moments(pool_dim), Moments(spatial_dim)
+        self._pool, self._spatial = moments_on(device, pool_dim), moments_on(device, spatial_dim)
         self._features = np.empty((capacity, pool_dim), np.float32)  # memory is committed as rows are written
+        self._kept = 0  # images whose features are in `_features`
+        self._arriving: deque[tuple[int, HostCopy]] = deque()  # first image in the file, its features
 
     @property
     def n(self) -> int:
@@ -44,7 +54,7 @@ class FeatureStats:
     @property
     def features(self) -> np.ndarray:
         """Pool features in file order: (N, D), float32."""
-        return self._features[: self.n]
+        return self._features[: self._kept]
 
     @property
     def pool(self) -> Gaussian:
@@ -56,68 +66,105 @@ class FeatureStats:
         """Mean and covariance of the spatial features. Raises StatisticsError for fewer than two images."""
         return self._spatial.gaussian()
 
-    def update(self, features: Features, start: int) -> None:
-        """Add the features of images start… of the file. Raises StatisticsError if one is not finite."""
-        if not all(np.isfinite(array).all() for array in features):
+    def update(self, outputs: Activations, start: int) -> None:
+        """Add the features of images start… of the file.
+
+        Those on a CUDA device are kept later, at the latest in `finish`. Raises StatisticsError if an earlier
+        one or one on the CPU is not finite.
+        """
+        halves = outputs.probabilities.half()
+        pool, spatial, probabilities, halves = (host_array(x) for x in (*outputs, halves))
+        sums = [score_sums(probabilities[rows]) for _, rows in self.score.chunks(start, len(pool))]
+        self._arriving.append((start, HostCopy(pool, spatial, halves, *sums)))
+        while self._arriving and (self._arriving[0][1].arrived() or len(self._arriving) > _IN_FLIGHT):
+            self._keep_first()
+        self._pool.update(pool)
+        self._spatial.update(spatial)
+
+    def finish(self) -> None:
+        """Keep all features that were added. Raises StatisticsError if one is not finite."""
+        while self._arriving:
+            self._keep_first()
+
+    def _keep_first(self) -> None:
+        """Keep the features of the images that were added first."""
+        start, copy = self._arriving.popleft()
+        pool, spatial, probabilities, *sums = copy.arrays()
+        if not all(np.isfinite(array).all() for array in (pool, spatial, probabilities)):
             raise StatisticsError(
                 f"the network gives NaN or infinity for images from {start} on; its weights are damaged "
                 "or not those of this protocol."
             )
-        self._append(features.pool)
-        self.spatial_features.append(features.spatial)
-        self.probabilities.append(features.probabilities)
-        self.score.update(features.probabilities, start)
-        self._pool.update(features.pool)
-        self._spatial.update(features.spatial)
+        self._append(pool)
+        self.spatial_features.append(spatial)
+        self.probabilities.append(probabilities)
+        for (index, rows), values in zip(self.score.chunks(start, len(pool)), sums, strict=True):
+            self.score.add(index, ScoreSums(rows.stop - rows.start, values))
 
     def to_arrays(self) -> dict[str, np.ndarray | Rows]:
         """Everything as named arrays, for a file or another process; arrays on disk as Rows.
 
-        The moments are not among them: `merge` computes them from the features, which are smaller for few
-        images and give the same sums whoever extracted them.
+        The moments are not among them: they follow from the features, which are smaller for few images.
         """
         chunks = sorted(self.score.sums)
-        sums = [self.score.sums[index] for index in chunks]
+        sums, classes = [self.score.sums[index] for index in chunks], self.probabilities.dimension
         return {
             "score_chunk": np.array(chunks, np.int64),
             "score_n": np.array([chunk.n for chunk in sums], np.int64),
-            "score_plogp": np.array([chunk.plogp for chunk in sums]),
-            "score_p": np.array([chunk.p for chunk in sums]).reshape(-1, self.probabilities.dimension),
+            "score_sums": np.array([chunk.sums for chunk in sums]).reshape(-1, 1 + classes),
             "features": self.features,
             "spatial_features": self.spatial_features.rows(),
             "probabilities": self.probabilities.rows(),
         }
 
-    def merge(self, arrays: Mapping[str, Stored]) -> None:
-        """Add the images that follow in file order, as arrays of `to_arrays` or members of such a file."""
+    def append(self, arrays: Mapping[str, Stored], *, moments: bool) -> None:
+        """Add the images that follow in file order, as arrays of `to_arrays` or members of such a file.
+
+        moments: False leaves the moments as they are, for `set_moments`.
+        """
         for features in _blocks(arrays["features"]):
             self._append(features)
-            self._pool.update(features)
+            if moments:
+                self._pool.update(features)
         for features in _blocks(arrays["spatial_features"]):
             self.spatial_features.append(features)
-            self._spatial.update(features)
+            if moments:
+                self._spatial.update(features)
         for probabilities in _blocks(arrays["probabilities"]):
             self.probabilities.append(probabilities)
-        scores = (_read(arrays[f"score_{field}"]) for field in ("chunk", "n", "plogp", "p"))
-        for index, count, plogp, p in zip(*scores, strict=True):
-            self.score.add(int(index), ScoreSums(int(count), float(plogp), p))
+        scores = (_read(arrays[f"score_{field}"]) for field in ("chunk", "n", "sums"))
+        for index, count, sums in zip(*scores, strict=True):
+            self.score.add(int(index), ScoreSums(int(count), sums))
+
+    def moments(self) -> dict[str, np.ndarray]:
+        """n, Σx and Σxxᵀ of both kinds of features, which can be added to those of other images."""
+        (pool, pool_outer), (spatial, spatial_outer) = self._pool.sums(), self._spatial.sums()
+        sums = {"pool": pool, "pool_outer": pool_outer, "spatial": spatial, "spatial_outer": spatial_outer}
+        return {"n": np.array([self.n], np.float64), **sums}
+
+    def set_moments(self, sums: Mapping[str, np.ndarray]) -> None:
+        """Replace the moments by those of all images; see `moments`."""
+        n = int(sums["n"][0])
+        self._pool = Moments.from_sums(n, sums["pool"], sums["pool_outer"])
+        self._spatial = Moments.from_sums(n, sums["spatial"], sums["spatial_outer"])
 
     @classmethod
-    def from_arrays(cls, chunk: int, arrays: Mapping[str, Stored]) -> FeatureStats:
+    def from_arrays(cls, chunk: int, arrays: Mapping[str, Stored], device: str = "cpu") -> FeatureStats:
         """The inverse of `to_arrays`. Raises BatchError where members of a file are damaged."""
         n, pool_dim = arrays["features"].shape
         dimensions = (arrays[name].shape[1] for name in ("spatial_features", "probabilities"))
-        stats = cls(chunk, pool_dim, *dimensions, capacity=n)
-        stats.merge(arrays)
+        stats = cls(chunk, pool_dim, *dimensions, capacity=n, device=device)
+        stats.append(arrays, moments=True)
         return stats
 
     def _append(self, features: np.ndarray) -> None:
         """Keep the pool features of the images that follow; the array doubles where it is too short."""
-        rows = slice(self.n, self.n + len(features))
+        rows = slice(self._kept, self._kept + len(features))
         if rows.stop > len(self._features):
             missing = max(rows.stop, 2 * len(self._features)) - len(self._features)
             self._features = np.pad(self._features, ((0, missing), (0, 0)))
         self._features[rows] = features
+        self._kept = rows.stop
 
 
 class DiskRows:

@@ -63,7 +63,7 @@ class MetricInputs:
 
     reference_stats: of the reference's images, None if it holds stored statistics only; sample_labels,
     reference_labels: (N,) integers, None where they are unknown; k: the neighbour that sets the radii of
-    precision and recall; device: where distances are computed.
+    precision and recall; device: where the metrics are computed.
     """
 
     samples: FeatureStats
@@ -105,11 +105,11 @@ class MetricInputs:
         """The Fréchet distance of the pool (FID) or the spatial (sFID) features."""
         samples, (reference, description) = getattr(self.samples, kind), self.reference_gaussian(kind)
         try:
-            value = frechet_distance(samples, reference)
+            value = frechet_distance(samples, reference, self.device)
         except StatisticsError as error:
             raise StatisticsError(f"{self.reference.path}: {error}") from None
-        influence = frechet_influence(features, samples, reference).astype(np.float32)
-        return Measurement(value, description, influence)
+        influence = frechet_influence(features, samples, reference, self.device)
+        return Measurement(value, description, influence.astype(np.float32))
 
     def _precision_recall(self, *, float16: bool) -> PrecisionRecall:
         if self.reference_stats is None:
@@ -125,13 +125,14 @@ def _fid_infinity(inputs: MetricInputs) -> Measurement:
         sizes = subset_sizes(*features.shape)
     except StatisticsError as error:
         raise MetricMissing(str(error)) from None
-    value, influence = extrapolated_distance(features, inputs.reference_gaussian("pool")[0], influence)
+    reference = inputs.reference_gaussian("pool")[0]
+    value, influence = extrapolated_distance(features, reference, influence, inputs.device)
     return Measurement(value, f"the same, {len(sizes)} subsets of {sizes[0]:,} and more", influence)
 
 
 def _inception_score(inputs: MetricInputs) -> Measurement:
     score = inputs.samples.score
-    influence = score_influence(inputs.samples.probabilities, score.chunk)
+    influence = score_influence(inputs.samples.probabilities, score.chunk, inputs.device)
     return Measurement(score.in_file_order(), f"itself, chunks of {score.chunk:,} in order", influence)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,7 @@ from dit_eval.metrics.inception_score import SORTED_SCORE_RATIO
 from dit_eval.metrics.precision_recall import require_points
 from dit_eval.results.comparability import result_fingerprint
 from dit_eval.results.result import Result
+from dit_eval.runtime.cores import all_cores
 from dit_eval.runtime.distributed import process_group
 from dit_eval.version import __version__
 
@@ -91,7 +93,8 @@ def evaluate(
         k=extraction.protocol.k,
         device=str(extraction.extractor.device),
     )
-    measurements, missing = compute_metrics(inputs, METRIC_FUNCTIONS if fid_infinity else DEFAULT)
+    with all_cores() if extraction.rank.count > 1 else nullcontext():  # the other ranks have finished
+        measurements, missing = compute_metrics(inputs, METRIC_FUNCTIONS if fid_infinity else DEFAULT)
     metrics = {name: measurement.value for name, measurement in measurements.items()}
     influence = {
         name: measurement.influence.astype(np.float32)

@@ -6,17 +6,19 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dit_eval.errors import BatchError, StatisticsError, UsageError
-from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.io import assets, npz
 from dit_eval.io.batches import Images, NpzImages, open_images
 from dit_eval.io.files import file_kind, parse_json
 from dit_eval.metrics.gaussian import Gaussian
 from dit_eval.results.protocol_record import upgraded_protocol
+
+if TYPE_CHECKING:
+    from dit_eval.evaluation.feature_stats import FeatureStats  # imports torch
 
 # ADM's names: pool (FID) and spatial (sFID) statistics.
 _POOL, _SPATIAL = ("mu", "sigma"), ("mu_s", "sigma_s")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dit_eval.features.digits import load_digits_network
 from dit_eval.features.inception import load_inception
+from dit_eval.features.network import Activations
 from dit_eval.features.protocols import INCEPTION, Protocol
 from dit_eval.features.resize import RESIZES
-from dit_eval.io.batches import Images, prefetch
+from dit_eval.io.batches import prefetch
+from dit_eval.runtime.cores import cores_per_process
 from dit_eval.runtime.malloc import keep_freed_memory
 from dit_eval.runtime.precision import computation
 
@@ -46,25 +49,36 @@ class FeatureExtractor:
         """Dimensions of a pool feature and of a spatial feature, and the number of classes."""
         return self._network.dimensions  # type: ignore[return-value]
 
-    @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> Features:
         """Features of one block of images."""
-        with computation("fp32", self.device):
-            batch = torch.from_numpy(images).to(self.device, non_blocking=True)
-            outputs = self._network(self._resize(batch))
-            return Features(*(output.float().cpu().numpy() for output in outputs))
+        (outputs,) = self.stream(iter([images]), read_ahead=False)
+        return Features(*(output.cpu().numpy() for output in outputs))
 
-    def stream(
-        self, images: Images, batch_size: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[Features]:
-        """Features of images start…stop in file order, block by block; files are decoded ahead.
+    def stream(self, blocks: Iterator[np.ndarray], *, read_ahead: bool = True) -> Iterator[Activations]:
+        """Outputs of the network on the device, block by block, without waiting for the device.
 
-        Arrays of a running program are read in the caller's thread.
+        blocks: images uint8 (n, H, W, 3); they are read in another thread, ahead of the network, unless
+        `read_ahead` is False.
         """
-        blocks = images.blocks(batch_size, start, stop)
+        inputs = self._inputs(blocks)
         with keep_freed_memory(self.device):
-            for block in blocks if images.once else prefetch(blocks):
-                yield self(block)
+            for images in prefetch(inputs) if read_ahead else inputs:
+                yield self._forward(images)
+
+    def _inputs(self, blocks: Iterator[np.ndarray]) -> Iterator[Tensor]:
+        """Blocks as they are copied to the device: after the host's part of the resize, in pinned memory."""
+        resize, pin = self._resize.on_host, self.device.type == "cuda"
+        with ThreadPoolExecutor(cores_per_process()) as workers:
+            for block in blocks:
+                images = torch.from_numpy(np.stack(list(workers.map(resize, block))) if resize else block)
+                yield images.pin_memory() if pin else images
+
+    @torch.inference_mode()
+    def _forward(self, images: Tensor) -> Activations:
+        with computation("fp32", self.device):
+            batch = images.to(self.device, non_blocking=True)
+            outputs = self._network(self._resize.on_device(batch))
+            return Activations(*(output.float() for output in outputs))
 
 
 def load_network(name: str, weights: Path) -> nn.Module:

@@ -1,8 +1,12 @@
-"""From uint8 images to the input of a feature network: resized (Inception: 299×299), float32 in -1…1."""
+"""From uint8 images to the input of a feature network: resized (Inception: 299×299), float32 in -1…1.
+
+A resize of Pillow runs image by image on the CPU, in the threads that decode; all others on the device.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,18 +33,20 @@ def tf1_bilinear(images: torch.Tensor) -> torch.Tensor:
     return planes[:, 0, :_SIZE, :_SIZE].unflatten(0, (-1, 3))
 
 
-def clean_fid_bicubic(images: torch.Tensor) -> torch.Tensor:
-    """clean-fid's resize (Pillow's antialiased bicubic in float, clipped), then (x - 128) / 128.
+def clean_fid_bicubic(image: np.ndarray) -> np.ndarray:
+    """clean-fid's resize: Pillow's antialiased bicubic in float, clipped.
 
-    images: uint8 (N, H, W, 3). Returns float32 (N, 3, 299, 299) on the device of the images.
+    image: uint8 (H, W, 3). Returns float32 (299, 299, 3), 0 to 255.
     Source: Parmar et al. 2022.
     """
     from cleanfid.resize import build_resizer
 
-    resize = build_resizer("clean")
-    resized = np.stack([resize(image) for image in images.cpu().numpy()])
-    x = torch.from_numpy(resized).to(images.device).permute(0, 3, 1, 2)
-    return (x - 128) / 128
+    return build_resizer("clean")(image)
+
+
+def scaled(images: torch.Tensor) -> torch.Tensor:
+    """(x - 128) / 128. images: float32 (N, H, W, 3). Returns (N, 3, H, W), in the same order in memory."""
+    return (images.permute(0, 3, 1, 2) - 128) / 128
 
 
 def no_resize(images: torch.Tensor) -> torch.Tensor:
@@ -51,8 +57,20 @@ def no_resize(images: torch.Tensor) -> torch.Tensor:
     return (images.permute(0, 3, 1, 2).contiguous().to(torch.float32) - 128) / 128
 
 
-RESIZES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "tf1-bilinear": tf1_bilinear,
-    "clean-fid-bicubic": clean_fid_bicubic,
-    "none": no_resize,
+@dataclass(frozen=True)
+class Resize:
+    """Two steps from uint8 images to the input of a network.
+
+    on_host: for one image (H, W, 3), None for no such step; on_device: for the batch (N, H, W, 3) that this
+    gives, to float32 (N, 3, H', W').
+    """
+
+    on_host: Callable[[np.ndarray], np.ndarray] | None
+    on_device: Callable[[torch.Tensor], torch.Tensor]
+
+
+RESIZES = {
+    "tf1-bilinear": Resize(None, tf1_bilinear),
+    "clean-fid-bicubic": Resize(clean_fid_bicubic, scaled),
+    "none": Resize(None, no_resize),
 }

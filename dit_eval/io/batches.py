@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from itertools import chain, repeat
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,11 +22,16 @@ from dit_eval.errors import BatchError
 from dit_eval.io import npz
 from dit_eval.io.files import KIND_NAMES, KIND_REMEDIES, FileKind, file_kind
 from dit_eval.io.image_files import FileSet, files_in_folder, files_in_zip
+from dit_eval.runtime.cores import cores_per_process
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 T = TypeVar("T")
+R = TypeVar("R")
 
-_DECODING_THREADS = 4  # Pillow releases the interpreter's lock while it decodes
-_HASHED_ROWS = 32  # images that are decoded and hashed at once
+_HASHED_ROWS = 32  # images that are hashed at once
+_FIRST = 16  # images of `first_digest`
 _SINGLE = "Pass the folder that holds the images."
 _WEIGHTS = "It holds weights; images are expected here."
 _REMEDIES: dict[FileKind, str] = {
@@ -38,6 +44,17 @@ _REMEDIES: dict[FileKind, str] = {
     "safetensors": _WEIGHTS,
     "pickle": "Pickles are never opened, because they could run code.",
 }
+
+
+class PixelHash(Protocol):
+    """A hash, as those of hashlib."""
+
+    def update(self, data: ReadableBuffer, /) -> None:
+        """Add bytes."""
+
+    def hexdigest(self) -> str:
+        """The hash of all bytes, in hex."""
+        ...
 
 
 class Images(ABC):
@@ -59,9 +76,23 @@ class Images(ABC):
     def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """Images start to stop - 1 as uint8 (n, H, W, 3), n at most `rows`. Raises BatchError."""
 
-    @abstractmethod
+    def hasher(self) -> PixelHash:
+        """The hash of `digest`, to be updated with the pixels of all images in order."""
+        return npz.array_hash(np.dtype(np.uint8), (len(self), *self.size, 3))
+
     def digest(self) -> str:
-        """SHA-256 of the images in hex. Raises BatchError if they do not match the file's checksum."""
+        """SHA-256 in hex of dtype, shape and pixels: the same for an npz, a folder and a zip.
+
+        Raises BatchError if the pixels do not match the file's checksum.
+        """
+        return PixelDigest(self).finish()
+
+    def first_digest(self) -> str:
+        """SHA-256 in hex of their number, their size and the first of them, which is known at once."""
+        sha = npz.array_hash(np.dtype(np.uint8), (len(self), *self.size, 3))
+        for block in self.blocks(_FIRST, 0, min(_FIRST, len(self))):
+            sha.update(block.data)
+        return sha.hexdigest()
 
     def labels(self) -> np.ndarray | None:
         """The class of every image, integers (N,), or None if unknown."""
@@ -89,9 +120,9 @@ class NpzImages(Images):
         """See Images."""
         return self._array.blocks(rows, start, stop)
 
-    def digest(self) -> str:
-        """SHA-256 of dtype, shape and pixels, whether the file is compressed or not."""
-        return self._array.digest()
+    def hasher(self) -> PixelHash:
+        """See Images; compares the file's checksum too."""
+        return npz.CheckedHash(self._array)
 
     def labels(self) -> np.ndarray | None:
         """`arr_1` if it holds one integer per image, else None."""
@@ -204,21 +235,36 @@ class ImageFiles(Images):
     def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """See Images. Raises BatchError, naming the file, if one is damaged or of another size."""
         names = self._files.names[start:stop]
-        with ThreadPoolExecutor(_DECODING_THREADS) as pool:
-            for first in range(0, len(names), rows):
-                block = names[first : first + rows]
-                yield np.stack(list(pool.map(self._files.decode, block, repeat(self.size))))
+        decoded = map_in_threads(partial(self._files.decode, size=self.size), names, ahead=rows)
+        with closing(decoded):
+            while images := list(islice(decoded, rows)):
+                yield np.stack(images)
 
-    def digest(self) -> str:
-        """SHA-256 of dtype, shape and pixels, as of an npz with these images. Decodes all of them, once."""
-        return self._digest
 
-    @cached_property
-    def _digest(self) -> str:
-        sha = npz.array_hash(np.dtype(np.uint8), (len(self), *self.size, 3))
-        for block in prefetch(self.blocks(_HASHED_ROWS)):
-            sha.update(block.data)
-        return sha.hexdigest()
+class PixelDigest:
+    """The digest of images, taken from blocks that are read for another purpose.
+
+    Every image is read and decoded once; hashing runs in a thread of its own.
+    """
+
+    def __init__(self, images: Images) -> None:
+        self._images, self._hasher = images, images.hasher()
+        self._n = 0  # images that were hashed
+
+    def watch(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """The same blocks of images, from the first image on."""
+        return map_in_threads(self._add, blocks, ahead=2, threads=1)
+
+    def finish(self) -> str:
+        """The digest, for which images that were in no block are read. Raises BatchError; see Images."""
+        for block in prefetch(self._images.blocks(_HASHED_ROWS, self._n)):
+            self._add(block)
+        return self._hasher.hexdigest()
+
+    def _add(self, block: np.ndarray) -> np.ndarray:
+        self._hasher.update(block.data)
+        self._n += len(block)
+        return block
 
 
 def open_images(path: Path) -> Images:
@@ -247,3 +293,23 @@ def prefetch(items: Iterator[T], depth: int = 2) -> Iterator[T]:
             yield item
     finally:
         producer.shutdown(cancel_futures=True)
+
+
+def map_in_threads(
+    function: Callable[[T], R], items: Iterable[T], *, ahead: int, threads: int | None = None
+) -> Generator[R, None, None]:
+    """`function` of each item, in order, computed in other threads for at most `ahead` items in advance.
+
+    threads: by default one for each core of this process. Errors of `function` are raised here.
+    """
+    workers = ThreadPoolExecutor(threads or cores_per_process())
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(workers.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        workers.shutdown(cancel_futures=True)

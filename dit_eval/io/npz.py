@@ -19,13 +19,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from dit_eval.errors import BatchError
 from dit_eval.io.checksums import BackgroundHash, crc32_append
 from dit_eval.io.files import atomic_file
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _CHUNK = 1 << 22
 _FLUSH_BYTES = 1 << 26
@@ -121,6 +124,10 @@ class Member:
         for block in self.blocks(max(1, _CHUNK // max(1, self.row_bytes))):
             crc = zlib.crc32(_as_bytes(block), crc)
             yield block
+        self.require_crc(crc)
+
+    def require_crc(self, crc: int) -> None:
+        """Raise BatchError if this is not the CRC-32 of the data."""
         if crc != self.crc:
             raise BatchError(
                 f"{self.path}: {self.name!r} does not match its checksum; make or fetch it again."
@@ -167,6 +174,24 @@ class Member:
                     f"{self.path}: {self.name!r} points outside the file; make or fetch it again."
                 )
             yield file, start
+
+
+class CheckedHash:
+    """The hash of `Member.digest`, to be updated with all data of the array."""
+
+    def __init__(self, member: Member) -> None:
+        self._member, self._crc = member, 0
+        self._sha = array_hash(member.dtype, member.shape)
+
+    def update(self, data: ReadableBuffer) -> None:
+        """Add the data that follow."""
+        self._sha.update(data)
+        self._crc = zlib.crc32(data, self._crc)
+
+    def hexdigest(self) -> str:
+        """SHA-256 in hex. Raises BatchError if the data does not match the CRC of the archive."""
+        self._member.require_crc(self._crc)
+        return self._sha.hexdigest()
 
 
 def array_hash(dtype: np.dtype[Any], shape: tuple[int, ...]) -> hashlib._Hash:

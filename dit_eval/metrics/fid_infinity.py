@@ -7,7 +7,7 @@ import numpy as np
 from dit_eval.errors import StatisticsError
 from dit_eval.metrics.blocks import permutations, row_blocks
 from dit_eval.metrics.frechet import frechet_distance
-from dit_eval.metrics.gaussian import Gaussian, Moments
+from dit_eval.metrics.gaussian import Gaussian, moments_on
 
 SUBSETS = 15
 
@@ -27,14 +27,14 @@ def subset_sizes(n: int, dimension: int) -> np.ndarray:
 
 
 def extrapolated_distance(
-    features: np.ndarray, reference: Gaussian, influence: np.ndarray
+    features: np.ndarray, reference: Gaussian, influence: np.ndarray, device: str = "cpu"
 ) -> tuple[float, np.ndarray]:
     """The distance for n → ∞ and its influence function, centred: feature units squared, float64 (N,).
 
     features: (N, D); reference: taken as fixed, with whatever bias it has itself; influence: (N,), of the
-    features on the distance, from `frechet_influence`. The distances of random subsets, the same in every
-    run, are fitted by a line in 1/n, whose intercept is the result. The intercept is a weighted sum of the
-    distances; its influence is the same sum over the subsets that contain the image.
+    features on the distance, from `frechet_influence`; device: where to compute. The distances of random
+    subsets, the same in every run, are fitted by a line in 1/n, whose intercept is the result. The intercept
+    is a weighted sum of the distances; its influence is the same sum over the subsets that contain the image.
     Raises StatisticsError for fewer images than four times the dimension.
     Source: Chong & Forsyth 2020; the error of their regression ignores that the subsets share images.
     """
@@ -44,10 +44,10 @@ def extrapolated_distance(
     intercept, factors = 0.0, np.zeros(n)
     for size, weight, order in zip(sizes, weights, permutations(n), strict=False):
         subset = np.sort(order[:size])
-        moments = Moments(dimension)
+        moments = moments_on(device, dimension)
         for rows in row_blocks(size):
             moments.update(features[subset[rows]])
-        intercept += weight * frechet_distance(moments.gaussian(), reference)
+        intercept += weight * frechet_distance(moments.gaussian(), reference, device)
         factors[subset] += weight * n / size
     influence = factors * influence
     return float(intercept), influence - influence.mean()

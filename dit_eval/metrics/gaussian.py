@@ -8,8 +8,9 @@ import numpy as np
 from scipy.linalg.blas import dsyrk  # pyright: ignore[reportAttributeAccessIssue]
 
 from dit_eval.errors import StatisticsError
+from dit_eval.metrics.linalg import Array
 
-_UPDATE_ROWS = 1024  # rows of one rank-k update; fixed, so that sums do not depend on the batch size
+UPDATE_ROWS = 1024  # rows of one rank-k update; fixed, so that sums do not depend on the batch size
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,17 @@ class Gaussian:
             raise StatisticsError("the statistics contain NaN or infinity; make them again from the images.")
 
 
+def moments_on(device: str, dimension: int) -> Moments:
+    """Moments that are summed on "cpu", "cuda" or "cuda:N"."""
+    if device == "cpu":
+        return Moments(dimension)
+    from dit_eval.metrics.gaussian_cuda import DeviceMoments  # imports torch
+
+    return DeviceMoments(dimension, device)
+
+
 class Moments:
-    """n, Σx and Σxxᵀ of a stream of features, in float64; those of two parts can be merged.
+    """n, Σx and Σxxᵀ of a stream of features, in float64; those of two parts can be added.
 
     Rows are collected into blocks of fixed length before they are added, so the result depends on the
     features and their order only. Relative error of the covariance about 1e-13 for Inception features.
@@ -44,30 +54,22 @@ class Moments:
         self.n = 0
         self._sum = np.zeros(dimension)
         self._outer = np.zeros((dimension, dimension), order="F")  # upper triangle only
-        self._block = np.empty((_UPDATE_ROWS, dimension))
+        self._block = np.empty((UPDATE_ROWS, dimension))
         self._filled = 0  # rows of the block
 
-    def update(self, features: np.ndarray) -> None:
+    def update(self, features: Array) -> None:
         """Add features (N, D)."""
         while len(features):
-            rows = features[: _UPDATE_ROWS - self._filled]
+            rows = features[: UPDATE_ROWS - self._filled]
             self._block[self._filled : self._filled + len(rows)] = rows
             self._filled += len(rows)
             self.n += len(rows)
             features = features[len(rows) :]
-            if self._filled == _UPDATE_ROWS:
+            if self._filled == UPDATE_ROWS:
                 self._flush()
 
-    def merge(self, other: Moments) -> None:
-        """Add the features of `other`."""
-        total, outer = other.sums()
-        self._flush()
-        self.n += other.n
-        self._sum += total
-        self._outer += outer
-
     def sums(self) -> tuple[np.ndarray, np.ndarray]:
-        """Σx (D,) and the upper triangle of Σxxᵀ (D, D)."""
+        """Σx (D,) and Σxxᵀ (D, D), of which the upper triangle counts."""
         self._flush()
         return self._sum, self._outer
 

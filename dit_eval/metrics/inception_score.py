@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import xlogy
 
 from dit_eval.metrics.blocks import SupportsSlicing
+from dit_eval.metrics.linalg import Array, linalg_on
 
 # Ratio of the order-free inception score to that in file order from which a file is called sorted; for
 # shuffled files the two agree to a few per cent.
@@ -16,31 +17,40 @@ SORTED_SCORE_RATIO = 1.1
 
 @dataclass
 class ScoreSums:
-    """Sums over a set of images that determine its inception score; those of two sets can be added.
+    """Sums over n images that determine their inception score; those of two sets can be added.
 
-    n: number of images; plogp: Σ over images and classes of p·log p, 0 where p has underflowed to 0 (ADM's
-    score is NaN there); p: Σ over images of p (K,).
+    sums: (1 + K,), float64: Σ over images and classes of p·log p, 0 where p has underflowed to 0 (ADM's score
+    is NaN there), and Σ over images of p.
     """
 
     n: int
-    plogp: float
-    p: np.ndarray
+    sums: np.ndarray
 
     @classmethod
     def of(cls, probabilities: np.ndarray) -> ScoreSums:
         """The sums of probabilities (N, K)."""
-        p = probabilities.astype(np.float64)
-        plogp = float((p * np.log(np.where(p == 0, 1.0, p))).sum())
-        return cls(len(p), plogp, p.sum(axis=0))
+        return cls(len(probabilities), score_sums(probabilities))
 
     def __add__(self, other: ScoreSums) -> ScoreSums:
-        return ScoreSums(self.n + other.n, self.plogp + other.plogp, self.p + other.p)
+        return ScoreSums(self.n + other.n, self.sums + other.sums)
 
     def score(self) -> float:
         """exp of the mean KL divergence of p(y|x) from p(y), 1 to K; higher is better."""
-        marginal = self.p / self.n
+        marginal = self.sums[1:] / self.n
         marginal = marginal[marginal > 0]
-        return float(np.exp(self.plogp / self.n - (marginal * np.log(marginal)).sum()))
+        return float(np.exp(self.sums[0] / self.n - (marginal * np.log(marginal)).sum()))
+
+
+def score_sums(probabilities: Array) -> Array:
+    """`ScoreSums.sums` of probabilities (N, K): an array, or for a tensor a tensor on its device."""
+    if isinstance(probabilities, np.ndarray):
+        p = probabilities.astype(np.float64)
+        plogp = (p * np.log(np.where(p == 0, 1.0, p))).sum()
+        return np.concatenate([[plogp], p.sum(axis=0)])
+    import torch
+
+    p = probabilities.double()
+    return torch.cat([torch.special.xlogy(p, p).sum()[None], p.sum(dim=0)])
 
 
 class InceptionScore:
@@ -57,12 +67,15 @@ class InceptionScore:
 
     def update(self, probabilities: np.ndarray, start: int) -> None:
         """Add probabilities (N, K) of images start…start+N of the file."""
-        while len(probabilities):
-            index, offset = divmod(start, self.chunk)
-            rows = probabilities[: self.chunk - offset]
-            self.add(index, ScoreSums.of(rows))
-            probabilities = probabilities[len(rows) :]
-            start += len(rows)
+        for index, rows in self.chunks(start, len(probabilities)):
+            self.add(index, ScoreSums.of(probabilities[rows]))
+
+    def chunks(self, start: int, n: int) -> Iterator[tuple[int, slice]]:
+        """How images start…start+n of the file are divided among the chunks: (index of a chunk, images)."""
+        stop = start + n
+        for index in range(start // self.chunk, -(-stop // self.chunk)):
+            first, last = max(start, index * self.chunk), min(stop, (index + 1) * self.chunk)
+            yield index, slice(first - start, last - start)
 
     def add(self, index: int, sums: ScoreSums) -> None:
         """Add the sums of further images of chunk `index`."""
@@ -80,18 +93,18 @@ class InceptionScore:
         return total.score()
 
 
-def score_influence(probabilities: SupportsSlicing, chunk: int) -> np.ndarray:
+def score_influence(probabilities: SupportsSlicing, chunk: int, device: str = "cpu") -> np.ndarray:
     """The derivative of the score in file order with respect to the weight of image i, centred.
 
-    probabilities: (N, K) in file order; chunk: images per chunk. Returns the influence function φ, float64
-    (N,); the variance of the score is Σφ²/N².
+    probabilities: (N, K) in file order; chunk: images per chunk; device: where to compute. Returns the
+    influence function φ, float64 (N,); the variance of the score is Σφ²/N².
     """
-    n = len(probabilities)
+    linalg, n = linalg_on(device), len(probabilities)
     chunks = -(-n // chunk)
     influence = np.empty(n)
     for start in range(0, n, chunk):
-        p = probabilities[start : start + chunk].astype(np.float64)
-        divergence = (xlogy(p, p) - xlogy(p, p.mean(axis=0))).sum(axis=1)
+        p = linalg.float64(linalg.array(probabilities[start : start + chunk]))
+        divergence = linalg.numpy((linalg.xlogy(p, p) - linalg.xlogy(p, p.mean(axis=0))).sum(axis=1))
         score, centred = np.exp(divergence.mean()), divergence - divergence.mean()
         influence[start : start + chunk] = score * centred * n / (chunks * len(p))
     return influence

@@ -118,6 +118,17 @@ def broadcast_from_rank0(rank: Rank, value: bool) -> bool:
     return bool(tensor)
 
 
+def sum_to_rank0(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """On rank 0 the sums of the arrays of all ranks; on other ranks arrays without a meaning.
+
+    All ranks pass the same names, dtypes and shapes.
+    """
+    sums = {name: np.array(array, order="C") for name, array in arrays.items()}
+    for array in sums.values():
+        dist.reduce(torch.from_numpy(array), 0)
+    return sums
+
+
 def gather_to_rank0(rank: Rank, arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """On rank 0 the arrays of every rank, in rank order; on other ranks an empty list.
 

@@ -131,10 +131,10 @@ def test_features_depend_neither_on_the_batch_size_nor_on_the_threads(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        blocks = list(extractor.stream(open_images(files[0]), batch_size, 0, 20))
+        blocks = list(extractor.stream(open_images(files[0]).blocks(batch_size, 0, 20)))
     finally:
         torch.set_num_threads(before)
-    apart = Features(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
+    apart = Features(*(torch.cat(part).numpy() for part in zip(*blocks, strict=True)))
     assert (apart.pool == together.pool).all()
     assert (apart.spatial == together.spatial).all()
     assert np.abs(apart.probabilities - together.probabilities).max() <= 5e-6  # torch 2.15: equal; 2.11: 1e-6

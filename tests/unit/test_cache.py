@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dit_eval.errors import StatisticsError, UsageError
 from dit_eval.evaluation.feature_stats import DiskRows, FeatureStats
 from dit_eval.evaluation.pipeline import evaluate
-from dit_eval.features.extractor import Features
+from dit_eval.features.network import Activations
 from dit_eval.io import assets
 from dit_eval.io.cache import features_limit, features_path, list_cache, store_features
 from dit_eval.io.npz import Rows, write_npz
@@ -69,12 +70,12 @@ def test_cached_features_give_the_same_numbers_to_the_last_bit(batch: Path, own_
         assert result.warnings == ()
 
 
-def some_features(n: int) -> Features:
+def some_features(n: int) -> Activations:
     generator = np.random.default_rng(n)
     widths = (2048, 2023, 1008)
     pool, spatial, logits = (generator.standard_normal((n, width), np.float32) for width in widths)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    return Features(pool, spatial, probabilities)
+    return Activations(*map(torch.from_numpy, (pool, spatial, probabilities)))
 
 
 def test_an_entry_of_twelve_images_is_smaller_than_their_covariance() -> None:
@@ -87,33 +88,50 @@ def test_an_entry_of_twelve_images_is_smaller_than_their_covariance() -> None:
 
 
 @pytest.mark.parametrize("cuts", [(0, 1), (700, 1024), (1024, 1500)])
-def test_shares_of_several_ranks_give_the_statistics_of_one_process_to_the_last_bit(
-    cuts: tuple[int, int],
-) -> None:
-    features = Features(*(array[:, :40] for array in some_features(1600)))
+def test_shares_of_several_ranks_add_up_to_the_statistics_of_one_process(cuts: tuple[int, int]) -> None:
+    features = Activations(*(array[:, :40] for array in some_features(1600)))
     whole = FeatureStats(500, 40, 40, 40, 1600)
     whole.update(features, 0)
-    bounds = (0, *cuts, 1600)
     shares = []
-    for start, stop in pairwise(bounds):
+    for start, stop in pairwise((0, *cuts, 1600)):
         share = FeatureStats(500, 40, 40, 40, 1600)
         for first in range(start, stop, 64):
             rows = slice(first, min(first + 64, stop))
-            share.update(Features(*(array[rows] for array in features)), first)
+            share.update(Activations(*(array[rows] for array in features)), first)
         shares.append(share)
-    merged = shares[0]
+    sums = [share.moments() for share in shares]
+    joined = shares[0]
     for share in shares[1:]:
-        merged.merge(
-            {
-                name: np.concatenate(list(array.blocks)) if isinstance(array, Rows) else array
-                for name, array in share.to_arrays().items()
-            }
-        )
+        joined.append(in_memory(share), moments=False)
+    joined.set_moments({name: np.sum([part[name] for part in sums], axis=0) for name in sums[0]})
+    assert joined.n == whole.n
     for kind in ("pool", "spatial"):
-        assert (getattr(merged, kind).mean == getattr(whole, kind).mean).all()
-        assert (getattr(merged, kind).covariance == getattr(whole, kind).covariance).all()
-    assert (merged.probabilities[:] == whole.probabilities[:]).all()
-    assert merged.score.in_file_order() == pytest.approx(whole.score.in_file_order(), rel=1e-14)
+        found, expected = getattr(joined, kind), getattr(whole, kind)
+        np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-12, atol=1e-14)
+    assert (joined.features == whole.features).all()
+    assert (joined.spatial_features[:] == whole.spatial_features[:]).all()
+    assert (joined.probabilities[:] == whole.probabilities[:]).all()
+    assert joined.score.in_file_order() == pytest.approx(whole.score.in_file_order(), rel=1e-14)
+
+
+def in_memory(stats: FeatureStats) -> dict[str, np.ndarray]:
+    return {
+        name: np.concatenate(list(array.blocks)) if isinstance(array, Rows) else array
+        for name, array in stats.to_arrays().items()
+    }
+
+
+def test_stored_statistics_are_the_same_to_the_last_bit() -> None:
+    features = Activations(*(array[:, :40] for array in some_features(1600)))
+    stats = FeatureStats(500, 40, 40, 40, 1600)
+    for first in range(0, 1600, 64):
+        stats.update(Activations(*(array[first : first + 64] for array in features)), first)
+    read = FeatureStats.from_arrays(500, in_memory(stats))
+    for kind in ("pool", "spatial"):
+        assert (getattr(read, kind).mean == getattr(stats, kind).mean).all()
+        assert (getattr(read, kind).covariance == getattr(stats, kind).covariance).all()
+    assert read.score.in_file_order() == stats.score.in_file_order()
 
 
 def test_a_folder_a_zip_and_an_npz_of_the_same_images_share_one_entry(

@@ -8,7 +8,7 @@ import torch
 
 from dit_eval.errors import UsageError
 from dit_eval.evaluation.feature_stats import FeatureStats
-from dit_eval.features.extractor import Features
+from dit_eval.features.network import Activations
 from dit_eval.runtime.distributed import Rank, StridedShard, process_group
 from tests.command import assert_one_sentence, dit_eval
 
@@ -93,7 +93,7 @@ def test_statistics_of_a_rank_without_images_can_be_merged_with_those_of_the_oth
 
     empty, full, alone = stats(), stats(), stats()
     draw = np.random.default_rng(0).random
-    features = Features(*(draw((5, size), dtype=np.float32) for size in (4, 3, 10)))
+    features = Activations(*(torch.from_numpy(draw((5, size), dtype=np.float32)) for size in (4, 3, 10)))
     full.update(features, 0)
     alone.update(features, 0)
     arrays = empty.to_arrays(), full.to_arrays()
@@ -102,7 +102,7 @@ def test_statistics_of_a_rank_without_images_can_be_merged_with_those_of_the_oth
         assert arrays[0][name].dtype == arrays[1][name].dtype, name
     merged = stats()
     for share in arrays:
-        merged.merge({name: _in_memory(array) for name, array in share.items()})
+        merged.append({name: _in_memory(array) for name, array in share.items()}, moments=True)
     np.testing.assert_array_equal(merged.pool.covariance, alone.pool.covariance)
     assert merged.score.order_free() == alone.score.order_free()
 

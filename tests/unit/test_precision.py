@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dit_eval
@@ -26,6 +25,7 @@ from dit_eval.features.extractor import NETWORKS, FeatureExtractor, Features
 from dit_eval.features.protocols import PROTOCOLS
 from dit_eval.metrics.precision_recall import PrecisionRecall, precision_recall
 from dit_eval.runtime.precision import computation
+from tests.fake_cuda import fake_cuda
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 OPERATORS = [(backend, operator) for backend in ("cuda", "mkldnn") for operator in ("matmul", "conv", "rnn")]
@@ -295,20 +295,14 @@ PRODUCTS = dict.fromkeys(("mm", "addmm", "bmm", "matmul", "linear"), "matmul") |
 
 
 class Products(TorchDispatchMode):
-    """Records the dtypes of matrix products and convolutions, and the precision set for them.
-
-    Values of fake tensors are not known: every condition is taken to be true.
-    """
+    """Records the dtypes of matrix products and convolutions, and the precision set for them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[tuple[str, str, str]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name == "_local_scalar_dense":
-            return True
-        operator = PRODUCTS.get(name)
+        operator = PRODUCTS.get(func.overloadpacket.__name__)
         if operator:
             dtypes = {str(x.dtype) for x in args if isinstance(x, torch.Tensor)}
             self.found.append((operator, fp32_precision("cuda", operator), "/".join(sorted(dtypes))))
@@ -329,16 +323,10 @@ class DigitsOnCuda(DigitsNetwork):
 @pytest.fixture
 def on_cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], list[tuple[str, str, str]]]:
     """Run a function with fake tensors on a CUDA device and return what `Products` found."""
-
-    def to_numpy(x: torch.Tensor) -> np.ndarray:
-        assert x.device == CPU
-        return np.zeros(x.shape, str(x.dtype).removeprefix("torch."))
-
-    monkeypatch.setattr(torch.Tensor, "numpy", to_numpy)
     monkeypatch.setitem(NETWORKS, "fake", lambda _: DigitsOnCuda())
 
     def run(function: Callable[[], object]) -> list[tuple[str, str, str]]:
-        with FakeTensorMode(allow_non_fake_inputs=True), Products() as products:
+        with fake_cuda(), Products() as products:
             function()
         return products.found
 

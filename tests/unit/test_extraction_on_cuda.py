@@ -1,0 +1,195 @@
+"""Evaluation on a CUDA device, without one: devices match, and the host does not wait in the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from dit_eval.evaluation.feature_stats import _IN_FLIGHT, FeatureStats
+from dit_eval.evaluation.pipeline import evaluate
+from dit_eval.features.digits import DigitsNetwork
+from dit_eval.features.extractor import NETWORKS, FeatureExtractor
+from dit_eval.features.inception import Inception
+from dit_eval.features.network import Activations
+from dit_eval.features.protocols import INCEPTION, PROTOCOLS
+from dit_eval.io.npz import write_npz
+from dit_eval.metrics.fid_infinity import extrapolated_distance
+from dit_eval.metrics.frechet import frechet_distance, frechet_influence
+from dit_eval.metrics.gaussian import Gaussian, moments_on
+from dit_eval.metrics.inception_score import score_influence
+from dit_eval.metrics.precision_recall import precision_recall
+from tests.fake_cuda import CUDA, fake_cuda
+
+RNG = np.random.default_rng(0)
+BATCHES = 40
+
+
+def on_cuda(network: nn.Module) -> nn.Module:
+    """A network on the device "meta" with fake parameters on CUDA instead, which torch itself cannot move."""
+    for module in network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            fake = torch.empty(parameter.shape, dtype=parameter.dtype, device=CUDA)
+            setattr(module, name, nn.Parameter(fake, requires_grad=False))
+    network.to = lambda *_, **__: network  # type: ignore[method-assign]
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def inception() -> nn.Module:
+    """The Inception without weights."""
+    with (
+        patch.object(torch, "load"),
+        patch.object(FeatureExtractorInceptionV3, "load_state_dict"),
+        torch.device("meta"),
+    ):
+        return Inception({})
+
+
+@pytest.fixture(autouse=True)
+def networks_on_cuda(monkeypatch: pytest.MonkeyPatch, inception: nn.Module) -> None:
+    with torch.device("meta"):
+        digits = DigitsNetwork()
+    monkeypatch.setitem(NETWORKS, INCEPTION, lambda _: on_cuda(inception))
+    monkeypatch.setitem(NETWORKS, "digits", lambda _: on_cuda(digits))
+
+
+def images(n: int, size: int = 8) -> np.ndarray:
+    return RNG.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+# The loop
+
+
+@pytest.mark.parametrize(("protocol", "size", "batch", "batches"), [
+    ("digits", 8, 16, BATCHES), ("adm", 32, 2, 12), ("clean", 32, 2, 12),
+])  # fmt: skip
+def test_the_loop_never_waits_for_the_device(protocol: str, size: int, batch: int, batches: int) -> None:
+    def blocks() -> Iterator[np.ndarray]:
+        for _ in range(batches):
+            yield images(batch, size)
+
+    with fake_cuda() as calls:
+        extractor = FeatureExtractor(PROTOCOLS[protocol], Path("none"), CUDA)
+        stats = FeatureStats(10 * batch + 3, *extractor.dimensions, capacity=0, device="cuda")
+        calls.synchronising.clear()
+        for outputs in extractor.stream(blocks()):
+            assert all(output.device == CUDA for output in outputs)
+            stats.update(outputs, stats.n)
+        assert calls.synchronising == []
+        assert 0 < len(stats._arriving) <= _IN_FLIGHT  # features on their way
+        stats.finish()
+        assert calls.synchronising == []
+        assert stats.features.shape == (batch * batches, extractor.dimensions[0])
+        assert len(stats.spatial_features) == len(stats.probabilities) == batch * batches
+        assert sum(chunk.n for chunk in stats.score.sums.values()) == batch * batches
+
+
+def test_a_copy_that_waits_in_the_loop_is_found() -> None:
+    """Otherwise the test above would prove nothing."""
+    with fake_cuda() as calls:
+        extractor = FeatureExtractor(PROTOCOLS["digits"], Path("none"), CUDA)
+        calls.synchronising.clear()
+        extractor(images(4))  # returns arrays, and so it waits
+    assert len(calls.synchronising) == 3
+
+
+def test_features_of_a_busy_device_are_kept_in_order_and_checked() -> None:
+    with fake_cuda():
+        stats = FeatureStats(5, 4, 3, 2, capacity=0, device="cuda")
+        for start in range(0, 40, 4):
+            stats.update(_outputs(4), start)
+        assert stats.n == 40
+        assert len(stats.features) < 40
+        stats.finish()
+        assert len(stats.features) == 40
+        assert sorted(stats.score.sums) == list(range(8))
+        assert {chunk.n for chunk in stats.score.sums.values()} == {5}
+
+
+def _outputs(n: int) -> Activations:
+    return Activations(*(torch.zeros(n, size, device=CUDA) for size in (4, 3, 2)))
+
+
+# Metrics
+
+
+def test_moments_are_summed_on_the_device_without_waiting() -> None:
+    with fake_cuda() as calls:
+        moments = moments_on("cuda", 8)
+        for _ in range(5):
+            moments.update(torch.zeros(700, 8, device=CUDA))
+        assert calls.synchronising == []
+        gaussian = moments.gaussian()
+        assert "addmm_" in calls.operators
+    assert moments.n == 3500
+    assert gaussian.covariance.shape == (8, 8)
+
+
+def gaussian(n: int = 40, dimension: int = 8) -> Gaussian:
+    rows = RNG.standard_normal((n, dimension))
+    return Gaussian(rows.mean(axis=0), np.cov(rows, rowvar=False))
+
+
+def test_the_distance_and_its_influences_are_computed_on_the_device() -> None:
+    features = RNG.standard_normal((4500, 8)).astype(np.float32)
+    with fake_cuda() as calls:
+        frechet_distance(gaussian(), gaussian(), "cuda")
+        assert frechet_influence(features, gaussian(), gaussian(), "cuda").shape == (4500,)
+        extrapolated_distance(features, gaussian(), np.zeros(4500), "cuda")
+    assert {"linalg_cholesky_ex", "_linalg_eigh"} <= set(calls.operators)
+
+
+def test_influences_of_the_inception_score_are_computed_on_the_device() -> None:
+    with fake_cuda() as calls:
+        assert score_influence(np.zeros((70, 10), np.float16), 30, "cuda").shape == (70,)
+    assert calls.operators.count("xlogy") == 6
+
+
+@pytest.mark.parametrize("float16", [False, True])
+def test_precision_and_recall_wait_a_few_times_however_many_blocks_there_are(float16: bool) -> None:
+    def waits(n: int) -> int:
+        with fake_cuda() as calls:
+            precision_recall(*np.zeros((2, n, 8), np.float32), device="cuda", float16=float16)
+        return len(calls.synchronising)
+
+    assert waits(2100) == waits(6100) <= 14
+
+
+# From images to the result
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_an_evaluation_runs_on_the_device_from_beginning_to_end(tmp_path: Path, cache: bool) -> None:
+    for name in ("samples", "reference"):
+        write_npz(tmp_path / f"{name}.npz", {"arr_0": images(300)})
+    for cached in (False, cache):
+        with fake_cuda() as calls:
+            result = evaluate(
+                tmp_path / "samples.npz", tmp_path / "reference.npz", protocol="digits", device="cuda",
+                batch_size=16, cache=cache, fid_infinity=True,
+            )  # fmt: skip
+        assert result is not None
+        assert result.samples["cached"] == cached
+        assert result.environment["device"] == "fake CUDA device"
+        assert len(result.metrics) == 9
+        assert "_linalg_eigh" in calls.operators
+        assert "digits" in result.protocol["name"]
+
+
+def test_two_sizes_of_batch_wait_equally_often(tmp_path: Path) -> None:
+    write_npz(tmp_path / "batch.npz", {"arr_0": images(320)})
+
+    def waits(batch_size: int) -> int:
+        with fake_cuda() as calls:
+            evaluate(tmp_path / "batch.npz", tmp_path / "batch.npz", protocol="digits", device="cuda",
+                     batch_size=batch_size, cache=False)  # fmt: skip
+        return len(calls.synchronising)
+
+    assert waits(4) == waits(160)
