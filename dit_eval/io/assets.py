@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeVar, overload
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from dit_eval.errors import AssetError, UsageError
+from dit_eval.errors import AssetError, UnreachableError, UsageError
 from dit_eval.io.files import KIND_NAMES, FileKind, file_kind, mark_used, publish, write_text
 from dit_eval.io.records import make_record, read_toml
 
@@ -184,12 +184,12 @@ def fetch(asset: Asset, *, offline: bool = False) -> Path:
 
     Processes that fetch the same asset at once share one download. An interrupted download is resumed. A
     cached file needs no writable cache. Raises AssetError if the file cannot be downloaded or does not match
-    its checksum.
+    its checksum, and UnreachableError, a subclass, if no address of it can be reached.
     """
     path = cached_path(asset)
     if not asset.bundled and not path.is_file():
         if offline:
-            raise AssetError(
+            raise UnreachableError(
                 f"{asset.name} is not in the cache and --offline forbids the download. "
                 f"Download {asset.urls[0]} on another machine and put it at {path}."
             )
@@ -245,7 +245,7 @@ def _verify(asset: Asset, path: Path) -> None:
 def _download(asset: Asset, path: Path, progress: DownloadProgress | None) -> None:
     """Download to a .part file from the first address that has the asset, verify it and rename it."""
     part = path.with_name(path.name + ".part")
-    failures = []
+    failures, reached = [], False
     for url in asset.urls:
         try:
             if not (part.is_file() and part.stat().st_size == asset.bytes):
@@ -253,13 +253,18 @@ def _download(asset: Asset, path: Path, progress: DownloadProgress | None) -> No
                 _append_rest(url, part, progress)
         except (OSError, ValueError, http.client.HTTPException) as error:
             failures.append(f"{url} ({getattr(error, 'reason', None) or error})")
+            no_answer = isinstance(error, urllib.error.URLError) and not isinstance(
+                error, urllib.error.HTTPError
+            )
+            reached |= not no_answer
             continue
+        reached = True
         problem = _problem(asset, part)
         if problem is None:
             return publish(part, path)
         part.unlink()
         failures.append(f"{url} ({problem}, so it was discarded)")
-    raise AssetError(
+    raise (AssetError if reached else UnreachableError)(
         f"{asset.name} could not be downloaded: {'; '.join(failures)}. "
         f"Run again to resume, or download it on another machine and put it at {path}."
     )

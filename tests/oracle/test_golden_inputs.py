@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.golden import dit_weights, images, inception_weights
-from tests.recorded import GOLDEN, expected, recorded
+from dit_eval.diagnostics.recorded import dit_weights, images, inception_weights
+from dit_eval.diagnostics.recorded.numbers import expected
+from tests.recorded import GOLDEN, recorded
 
 SETS = [  # the largest take seconds
     pytest.param(key, marks=pytest.mark.simulation if " 2560 " in key else ())

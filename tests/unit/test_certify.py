@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dit_eval.commands.certify import certify as command
-from dit_eval.diagnostics.certify import CertifiedNumber
+from dit_eval.diagnostics.certificate import subtracted
 from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.features.protocols import PROTOCOLS
 from dit_eval.io import assets
@@ -208,7 +208,7 @@ def test_offline_says_where_to_put_the_file_and_asks_nobody(
 
 def test_what_is_not_a_number_does_not_hold() -> None:
     outcomes = {
-        found: CertifiedNumber(metric="fid", published=2.0, found=found, tolerance=0.5).outcome
+        found: subtracted("fid", 2.0, found, tolerance=0.5).outcome
         for found in (2.5, 1.5, 2.6, float("nan"), float("inf"), None)
     }
     assert list(outcomes.values()) == ["holds", "holds", "off", "off", "off", "absent"]
