@@ -14,8 +14,8 @@ SCHEMA = 1
 
 Kind = Literal["published", "recorded"]
 _MEASURES = (
-    "Differences are relative; those of features are of L2 norms, those of networks and chains the largest over "
-    "the largest value. Those of softmax, precision and recall are absolute."
+    "Differences are relative; those of features are of L2 norms, those of networks and chains the largest "
+    "over the largest value. Those of softmax, precision and recall are absolute."
 )
 _SECTION = {"published": "batches", "recorded": "checks"}  # what the JSON calls the groups
 

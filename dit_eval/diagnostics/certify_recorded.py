@@ -40,7 +40,7 @@ CHECKS: Mapping[str, Check] = {
     "300 + 300 images": partial(evaluation_checks.five_numbers, n=300, rtol=5e-6),
     "2,560 + 2,560 images": partial(evaluation_checks.five_numbers, n=2560, rtol=1e-6),
 }
-_PACKAGES = ("torch", "numpy", "scipy", "torch-fidelity", "torchdiffeq", "safetensors", "pillow")
+_PACKAGES = ("numpy", "scipy", "torch-fidelity", "torchdiffeq", "safetensors", "pillow")
 
 
 def certify_recorded(
@@ -113,6 +113,7 @@ def _machine(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "dit-eval": __version__,
+        "torch": torch.__version__,
         **{name: version(name) for name in _PACKAGES},
     }
 

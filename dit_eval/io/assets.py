@@ -253,10 +253,7 @@ def _download(asset: Asset, path: Path, progress: DownloadProgress | None) -> No
                 _append_rest(url, part, progress)
         except (OSError, ValueError, http.client.HTTPException) as error:
             failures.append(f"{url} ({getattr(error, 'reason', None) or error})")
-            no_answer = isinstance(error, urllib.error.URLError) and not isinstance(
-                error, urllib.error.HTTPError
-            )
-            reached |= not no_answer
+            reached |= not _is_unreachable(error)
             continue
         reached = True
         problem = _problem(asset, part)
@@ -268,6 +265,11 @@ def _download(asset: Asset, path: Path, progress: DownloadProgress | None) -> No
         f"{asset.name} could not be downloaded: {'; '.join(failures)}. "
         f"Run again to resume, or download it on another machine and put it at {path}."
     )
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """True if no server answered."""
+    return isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
 
 
 def _problem(asset: Asset, file: Path) -> str | None:
