@@ -73,7 +73,7 @@ _CHAINS = {
 }
 
 # u: a reduced precision changes the operands of a product by a relative u at most where it rounds, and by 2 u
-# where it cuts off, as a tensor core may. Networks and chains then differ by 0.6 to 2.7 u, or by up to 4.9 u
+# where it cuts off, as a tensor core may. Networks and chains then differ by 0.7 to 2.7 u, or by up to 4.9 u
 # (docs/decisions.md); 8 u leaves room for another order of summation.
 _UNIT_ROUNDOFF = {"tf32": 2.0**-11, "bf16": 2.0**-8}
 
