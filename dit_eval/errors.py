@@ -4,7 +4,8 @@ DitEvalError            base class; the command line prints the message and exit
 ├── UsageError          contradictory options or unknown names
 ├── BatchError          images that cannot be read or written: missing key, wrong dtype or shape, damaged file
 ├── StatisticsError     features or statistics from which a metric cannot be computed
-├── AssetError          weights, references, manifests: missing, damaged, wrong checksum, no network
+├── AssetError          weights, references, manifests: missing, damaged, wrong checksum
+│   └── UnreachableError    not in the cache, and the network is forbidden or cannot be reached
 ├── CheckpointError     a checkpoint that does not fit the model
 ├── ModelError          a plug-in that cannot be loaded, raises an exception, or returns unusable values
 ├── CostError           a model with an operator without a registered cost
@@ -40,6 +41,10 @@ class StatisticsError(DitEvalError):
 
 class AssetError(DitEvalError):
     """Weights, references or manifests that are missing, damaged or cannot be downloaded."""
+
+
+class UnreachableError(AssetError):
+    """An asset that is not in the cache while the network is forbidden or cannot be reached."""
 
 
 class CheckpointError(DitEvalError):

@@ -24,7 +24,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture(scope="session")
 def golden_inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The synthetic weights with which the originals were run, as a .safetensors file."""
-    from tests.recorded import save_inception  # loads torch, which tests of messages alone do not need
+    from dit_eval.diagnostics.recorded.networks import (
+        save_inception,  # loads torch, which tests of messages alone do not need
+    )
 
     return save_inception(tmp_path_factory.mktemp("weights") / "inception.safetensors")
 

@@ -252,10 +252,10 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{_processor_name()}, {threads} thread{'' if threads == 1 else 's'}"
+    return f"{processor_name()}, {threads} thread{'' if threads == 1 else 's'}"
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
     """The model name of the processor, where the operating system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar, overload
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from dit_eval.errors import AssetError, UsageError
+from dit_eval.errors import AssetError, UnreachableError, UsageError
 from dit_eval.io.file_digests import sha256
 from dit_eval.io.files import KIND_NAMES, FileKind, file_kind, mark_used, publish, write_text
 from dit_eval.io.records import make_record, read_toml
@@ -178,12 +178,12 @@ def fetch(asset: Asset, *, offline: bool = False) -> Path:
 
     Processes that fetch the same asset at once share one download. An interrupted download is resumed. A
     cached file needs no writable cache. Raises AssetError if the file cannot be downloaded or does not match
-    its checksum.
+    its checksum, and UnreachableError, a subclass, if no address of it can be reached.
     """
     path = cached_path(asset)
     if not asset.bundled and not path.is_file():
         if offline:
-            raise AssetError(
+            raise UnreachableError(
                 f"{asset.name} is not in the cache and --offline forbids the download. "
                 f"Download {asset.urls[0]} on another machine and put it at {path}."
             )
@@ -240,7 +240,7 @@ def _verify(asset: Asset, path: Path) -> None:
 def _download(asset: Asset, path: Path, progress: DownloadProgress | None) -> None:
     """Download to a .part file from the first address that has the asset, verify it and rename it."""
     part = path.with_name(path.name + ".part")
-    failures = []
+    failures, reached = [], False
     for url in asset.urls:
         try:
             if not (part.is_file() and part.stat().st_size == asset.bytes):
@@ -248,13 +248,15 @@ def _download(asset: Asset, path: Path, progress: DownloadProgress | None) -> No
                 _append_rest(url, part, progress)
         except (OSError, ValueError, http.client.HTTPException) as error:
             failures.append(f"{url} ({getattr(error, 'reason', None) or error})")
+            reached |= not _is_unreachable(error)
             continue
+        reached = True
         problem = _problem(asset, part)
         if problem is None:
             return publish(part, path)
         part.unlink()
         failures.append(f"{url} ({problem}, so it was discarded)")
-    raise AssetError(
+    raise (AssetError if reached else UnreachableError)(
         f"{asset.name} could not be downloaded: {'; '.join(failures)}. "
         f"Run again to resume, or download it on another machine and put it at {path}."
     )
@@ -274,6 +276,11 @@ def fetch_repository(name: str) -> Path:
         raise AssetError(
             f"{name!r} is neither a folder nor a repository that Hugging Face lets us download ({reason})."
         ) from None
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """True if no server answered."""
+    return isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
 
 
 def _problem(asset: Asset, file: Path) -> str | None:

@@ -96,6 +96,17 @@ def precision_recall(
         )
 
 
+def squared_radii(features: np.ndarray, k: int = 3, device: str = "cpu", float16: bool = False) -> np.ndarray:
+    """The squared distance (N,) of each of the features (N, D) to its k-th nearest neighbour, float32.
+
+    As `precision_recall` computes it. Raises StatisticsError for features that are not finite.
+    """
+    points = _Float16Points if float16 else _Points
+    with computation("fp32", torch.device(device)):
+        nearest = _nearest(points("set", torch.from_numpy(features).to(device)), k + 1)
+        return nearest.distances[:, k].cpu().numpy()
+
+
 def _precision_recall(reference: _Points, samples: _Points, k: int, with_subsets: bool) -> PrecisionRecall:
     reference_radii = _nearest(reference, k + 1).distances[:, k]
     neighbours = _nearest(samples, _NEIGHBOURS if with_subsets else k + 1)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dit_eval.diagnostics.recorded.images import image
 from tests.command import assert_one_sentence, dit_eval
-from tests.golden.images import image
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from dit_eval.diagnostics.recorded.numbers import expected
 from dit_eval.io import assets
 from tests.e2e.registered import torchrun
 from tests.loopback import serving
-from tests.recorded import expected, save_images
+from tests.recorded import save_images
 
 RELATIVE = {"fid": 5e-6, "sfid": 5e-6, "inception_score": 5e-6}  # as in test_evaluator_golden
 

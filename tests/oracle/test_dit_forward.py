@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.golden import dit_weights
+from dit_eval.diagnostics.recorded import dit_weights
 from tests.recorded import golden_model, recorded_tensor
 
 TOLERANCE = 2e-6  # of the largest value: what fused attention differs from plain attention

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from dit_eval.diagnostics.recorded.numbers import expected
 from dit_eval.evaluation.pipeline import evaluate, make_reference
 from dit_eval.features.extractor import FeatureExtractor, Features
 from dit_eval.features.protocols import PROTOCOLS
 from dit_eval.io.batches import open_images
 from dit_eval.io.npz import write_npz
 from dit_eval.results.result import Result
-from tests.recorded import expected, save_images
+from tests.recorded import save_images
 
 N = 300  # fewer than features: the covariances are rank-deficient
 

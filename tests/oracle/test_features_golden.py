@@ -10,12 +10,12 @@ import pytest
 import torch
 import torch_fidelity.feature_extractor_inceptionv3 as torch_fidelity_inception
 
+from dit_eval.diagnostics.recorded.images import build
 from dit_eval.features.extractor import FeatureExtractor, Features
 from dit_eval.features.network import read_weights
 from dit_eval.features.protocols import PROTOCOLS
 from dit_eval.features.resize import tf1_bilinear
 from dit_eval.runtime import onednn
-from tests.golden.images import build
 from tests.recorded import recorded
 
 SIZES = (64, 256, 512)

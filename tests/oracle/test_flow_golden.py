@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from dit_eval.diagnostics.recorded import dit_weights
 from dit_eval.sampling.flow import ode, sde
 from dit_eval.sampling.flow_schedules import DIFFUSION, ode_schedule, sde_schedule
 from dit_eval.sampling.guidance import guided
 from dit_eval.sampling.paths import PATHS, convert
-from tests.golden import dit_weights
 from tests.recorded import golden_model, recorded, recorded_tensor
 
 NAMES = {"linear": "Linear", "gvp": "GVP", "vp": "VP"}

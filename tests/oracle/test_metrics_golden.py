@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from dit_eval.diagnostics.recorded import features, inception_weights
+from dit_eval.diagnostics.recorded.numbers import expected
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.gaussian import Gaussian, Moments
 from dit_eval.metrics.inception_score import InceptionScore
 from dit_eval.metrics.precision_recall import _Float16Points, _nearest, _Points, precision_recall
-from tests.golden import features, inception_weights
-from tests.recorded import expected, recorded
+from tests.recorded import recorded
 
 Case = tuple[dict[str, np.ndarray], dict[str, Any]]  # features, recorded numbers
 

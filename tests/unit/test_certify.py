@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import urllib.error
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 from dit_eval.commands.certify import certify as command
-from dit_eval.diagnostics.certify import CertifiedNumber
+from dit_eval.diagnostics import certify_recorded
+from dit_eval.diagnostics.certificate import subtracted
 from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.features.protocols import PROTOCOLS
 from dit_eval.io import assets
@@ -109,6 +111,7 @@ def test_numbers_that_hold_exit_0_and_the_certificate_says_of_what(
     assert "…" not in run.stdout
     certificate = json.loads(out.read_text("utf-8"))
     assert certificate["holds"]
+    assert certificate["kind"] == "published"
     (batch,) = certificate["batches"]
     assert {name: number["found"] for name, number in batch["numbers"].items()} == pytest.approx(measured)
     assert {number["verdict"] for number in batch["numbers"].values()} == {"holds"}
@@ -200,15 +203,38 @@ def test_offline_says_where_to_put_the_file_and_asks_nobody(
     publish: Publish, measured: Mapping[str, float], server: Server, out: Path
 ) -> None:
     publish("stand-in", measured)
-    run = certify(out, "--offline")
+    run = certify(out, "--offline", "--only", "stand-in")
     assert_one_sentence(run)
     assert "--offline forbids the download" in run.stderr
     assert server.requests == []
 
 
+@pytest.mark.parametrize("why", ["offline", "no network"])
+def test_where_nothing_can_be_downloaded_the_recorded_numbers_are_compared(
+    publish: Publish,
+    measured: Mapping[str, float],
+    server: Server,
+    out: Path,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_route(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no route to host")
+
+    publish("stand-in", measured)
+    monkeypatch.setattr(certify_recorded, "CHECKS", {"noise": certify_recorded.CHECKS["noise"]})
+    monkeypatch.setattr("urllib.request.urlopen", no_route)
+    run = certify(out, *(["--offline"] if why == "offline" else []))
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.count("so the recorded numbers are compared instead.") == 1
+    assert json.loads(out.read_text("utf-8"))["kind"] == "recorded"
+    assert_one_sentence(certify(out, "--only", "stand-in"))
+    assert server.requests == []
+
+
 def test_what_is_not_a_number_does_not_hold() -> None:
     outcomes = {
-        found: CertifiedNumber(metric="fid", published=2.0, found=found, tolerance=0.5).outcome
+        found: subtracted("fid", 2.0, found, tolerance=0.5).outcome
         for found in (2.5, 1.5, 2.6, float("nan"), float("inf"), None)
     }
     assert list(outcomes.values()) == ["holds", "holds", "off", "off", "off", "absent"]

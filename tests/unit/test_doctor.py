@@ -15,12 +15,12 @@ from PIL import Image
 from dit_eval.cli import main
 from dit_eval.diagnostics.doctor import Problem, colour_shifts, diagnose
 from dit_eval.diagnostics.pixel_stats import scan_pixels
+from dit_eval.diagnostics.recorded.images import build
 from dit_eval.evaluation.extraction import load_extraction
 from dit_eval.evaluation.pipeline import make_reference
 from dit_eval.evaluation.references import open_reference
 from dit_eval.io.assets import folder
 from dit_eval.io.batches import ArrayImages
-from tests.golden.images import build
 
 DIGITS = folder("reference_stats") / "digits.npz"
 Arrays = dict[str, np.ndarray]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.golden.streams import named_stream
+from dit_eval.diagnostics.recorded.streams import named_stream
 
 Weights = dict[str, NDArray[np.float32]]
 CALIBRATION = Path(__file__).with_name("inception_calibration.npz")

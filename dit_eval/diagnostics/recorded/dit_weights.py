@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.golden.streams import named_stream
+from dit_eval.diagnostics.recorded.streams import named_stream
 
 
 @dataclass(frozen=True, kw_only=True)

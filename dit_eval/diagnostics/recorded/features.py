@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.golden.streams import RandomState, numbered_stream
+from dit_eval.diagnostics.recorded.streams import RandomState, numbered_stream
 
 _LATENT = 40
 _CHUNK = 100  # rows per random stream, so that fewer rows are the first of more rows
