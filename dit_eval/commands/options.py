@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ class Output(click.Path):
         return path
 
 
+label = click.option("--label", metavar="TEXT", help="Name in tables and reports.")
 inception = click.option(
     "--inception",
     type=FILE,
@@ -59,6 +62,11 @@ batch_size = click.option(
     show_default=True,
     help="Images per forward pass; affects speed, not results.",
 )
+
+
+def command_line() -> str:
+    """The command that is running, for a shell; the same under torchrun and `python -m dit_eval`."""
+    return shlex.join(["dit-eval", *sys.argv[1:]])
 
 
 def num_samples(**attributes: Any) -> Callable[[Command], Command]:

@@ -73,6 +73,7 @@ def _number(
     "Output",
     click.option("--out", type=NPZ, default="batch.npz", help="The .npz file to write."),
     click.option("--grid", type=PNG, help="Also write a .png of the first 64 images."),
+    options.label,
     click.option("--fresh", is_flag=True, help="Delete an existing batch first."),
 )
 @cloup.option_group(

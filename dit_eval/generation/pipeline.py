@@ -58,6 +58,7 @@ def generate(
     compile: bool = False,
     device: str = "auto",
     fresh: bool = False,
+    label: str | None = None,
     shard: tuple[int, int] | None = None,
     progress: Callable[[SamplingProgress], None] | None = None,
     **options: Any,
@@ -71,9 +72,9 @@ def generate(
     model, ckpt, image_size: see `find_model`; vae: "ema", "mse" or a folder; labels: see `choose_labels`;
     cfg_channels: "3", as in DiT's released code, or "all"; cfg_interval: the noise levels σ (Karras et al.
     2022) between which guidance is applied; shard: (K, N) samples every N-th batch, starting with the K-th;
-    fresh: delete an existing batch first; options: those of the sampler, see `SAMPLERS`. None stands for the
-    value in the model's manifest entry, else for the default: cfg 1.0, 250 steps, vae "ema", the sampler ddpm
-    for a DiT and sde for a SiT.
+    fresh: delete an existing batch first; label: the batch's name in tables, kept in the record; options:
+    those of the sampler, see `SAMPLERS`. None stands for the value in the model's manifest entry, else for
+    the default: cfg 1.0, 250 steps, vae "ema", the sampler ddpm for a DiT and sde for a SiT.
     Returns `out`, which does not exist yet while other processes are still sampling their shares.
     Raises subclasses of DitEvalError.
     """
@@ -116,7 +117,9 @@ def generate(
             _sample_missing(batch_sampler, decoder, plan, shards, worker, progress)
             environment = _environment(rank, torch_device)
             macs = batch_sampler.count_flops().macs
-            shards.merge(batch_sampler.labels, {"macs": macs, "environment": environment})
+            shards.merge(batch_sampler.labels, {"label": label, "macs": macs, "environment": environment})
+        elif label is not None:
+            shards.relabel(label)
     return out
 
 

@@ -132,6 +132,10 @@ class ShardFolder:
             self._remove_folder()
         return True
 
+    def relabel(self, label: str) -> None:
+        """Replace the label in the record of the finished batch."""
+        write_json(self.record, {**read_json(self.record), "label": label}, BatchError)
+
     def _images(self) -> Iterator[NDArray[np.uint8]]:
         for shard in range(len(self)):
             images = members(self._path(shard)).get("arr_0")
