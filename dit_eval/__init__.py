@@ -16,18 +16,31 @@ if TYPE_CHECKING:
     from dit_eval.evaluation.pipeline import evaluate
     from dit_eval.generation.pipeline import generate
     from dit_eval.results.check import check
+    from dit_eval.results.compare import Comparison, compare
     from dit_eval.results.result import Result
 
 _MODULES = {
+    "Comparison": "dit_eval.results.compare",
     "FlopCount": "dit_eval.cost.counter",
     "Result": "dit_eval.results.result",
     "check": "dit_eval.results.check",
+    "compare": "dit_eval.results.compare",
     "count_flops": "dit_eval.cost.counter",
     "evaluate": "dit_eval.evaluation.pipeline",
     "generate": "dit_eval.generation.pipeline",
 }
 
-__all__ = ["FlopCount", "Result", "__version__", "check", "count_flops", "evaluate", "generate"]
+__all__ = [
+    "Comparison",
+    "FlopCount",
+    "Result",
+    "__version__",
+    "check",
+    "compare",
+    "count_flops",
+    "evaluate",
+    "generate",
+]
 
 
 def __getattr__(name: str) -> Any:

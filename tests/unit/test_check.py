@@ -389,8 +389,8 @@ def test_the_command_exits_0_1_or_2_and_reads_pyproject(
 
 
 def test_every_option_of_a_sampler_may_differ() -> None:
-    from dit_eval.results.comparability import _SUBJECT
+    from dit_eval.results.comparability import SUBJECT
     from dit_eval.sampling.samplers import SAMPLERS
 
     for sampler in SAMPLERS.values():
-        assert sampler.options.keys() <= _SUBJECT
+        assert sampler.options.keys() <= SUBJECT
