@@ -149,7 +149,8 @@ def _read(given: Iterable[Result | str | Path], warnings: list[str]) -> Iterator
                 try:
                     yield file.resolve(), _read_file(file)
                 except ResultError as error:
-                    if not fits(read_json(file), RECORD):  # records of batches stand beside their results
+                    # Records of finished and unfinished batches stand beside their results
+                    if file.parent.suffix != ".partial" and not fits(read_json(file), RECORD):
                         warnings.append(f"Left out: {error}")
         else:
             yield Path(item).resolve(), _read_file(Path(item))

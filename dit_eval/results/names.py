@@ -40,14 +40,15 @@ def distinct_names(results: Sequence[Result], shown: Collection[str] = ()) -> li
     return names
 
 
-def series_names(results: Sequence[Result], within: Collection[str]) -> list[str]:
-    """The name of the curve to which each result belongs: the model, with what differs between curves.
+def series_names(bases: Sequence[str], results: Sequence[Result], within: Collection[str]) -> list[str]:
+    """The name of the curve to which each result belongs: its base, with what differs between curves.
 
-    within: knobs that differ within a curve, such as `plan.cfg`. Every result has a plan.
+    bases: for instance the models; within: knobs that differ within a curve, such as `plan.cfg`. Curves are
+    told apart by model, weights, guidance and sampler; the seed, for example, may differ within one.
     """
-    keys = {f"plan.{key}" for key in (*SUBJECT, "weights", "cfg")} - set(within)
+    keys = {f"plan.{key}" for key in (*SUBJECT, "model", "weights", "cfg")} - set(within)
     facts = [{key: value for key, value in knobs(result).items() if key in keys} for result in results]
-    return _distinguish([(result.samples["plan"]["model"], ()) for result in results], facts)
+    return _distinguish([(base, ()) for base in bases], facts)
 
 
 def _base(result: Result, path: str) -> tuple[str, tuple[str, ...]]:
