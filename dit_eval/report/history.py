@@ -82,7 +82,7 @@ def _curves(group: Group) -> dict[str, list[Row]]:
 def _draw_curve(axes: Axes, metric: str, rows: Sequence[Row], style: dict[str, Any]) -> None:
     """A line with error bars and, behind it, the band between their ends."""
     rows = [row for row in rows if metric in row.result.metrics]
-    steps = [row.training.step for row in rows]
+    steps = [float(row.training.step or 0) for row in rows]
     values = np.array([row.result.metrics[metric] for row in rows])
     ends = [row.result.intervals.get(metric, {}) for row in rows]
     low, high = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 from typing import Any, Literal
@@ -32,7 +32,7 @@ _UNPAIRED = (
     "† Not compared in pairs, so that small differences go unnoticed: other seed, labels or number of "
     "images, or no per-image data."
 )
-_NAME_WIDTH = 24  # columns for names at least, if they need them
+_NAME_WIDTH = 22  # columns for names at least, if they need them
 
 
 def render(comparison: Comparison, style: Format) -> str:
@@ -148,23 +148,36 @@ def _settings(group: Group, keys: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _fitting_table(group: Group, to: Target, width: int) -> Table:
-    """The table with as many columns of knobs as fit, and the other knobs below the names."""
-    longest = max(len(line) for row in group.rows for line in _name_lines(row, (), width))
-    for count in range(len(group.knobs), -1, -1):
-        columns, below = group.knobs[:count], group.knobs[count:]
-        left = width - natural_width(_text_table(group, to, columns, [""] * len(group.rows)))
-        if left >= (_NAME_WIDTH if below else min(longest, _NAME_WIDTH)):
-            break
-    names = ["\n".join(_name_lines(row, below, max(left, _NAME_WIDTH))) for row in group.rows]
-    return _text_table(group, to, columns, names)
+    """The table with as many columns of knobs as fit, and the other knobs below the names.
+
+    Knobs that every row has come first, and of these the narrow ones.
+    """
+    cells = {key: [row.knobs.get(key, "") for row in group.rows] for key in group.knobs}
+    preferred = sorted(
+        group.knobs, key=lambda key: ("" in cells[key], max(map(len, (knob_title(key), *cells[key]))))
+    )
+    for count in range(len(preferred), 0, -1):
+        table = _table_with_columns(group, to, width, preferred[:count])
+        if natural_width(table) <= width:
+            return table
+    return _table_with_columns(group, to, width, ())
 
 
-def _name_lines(row: Row, below: Sequence[str], width: int) -> list[str]:
+def _table_with_columns(group: Group, to: Target, width: int, chosen: Collection[str]) -> Table:
+    """The table with columns of these knobs; names and the other knobs are wrapped in what is left."""
+    columns = [key for key in group.knobs if key in chosen]
+    below = [key for key in group.knobs if key not in chosen]
+    others = natural_width(_text_table(group, to, columns, [""] * len(group.rows)))
+    name_width = max(width - others, _NAME_WIDTH)
+    return _text_table(group, to, columns, [_name_cell(row, below, name_width) for row in group.rows])
+
+
+def _name_cell(row: Row, below: Sequence[str], width: int) -> str:
     """The name of a row and, indented, these knobs and the date."""
     values = ", ".join(f"{knob_title(key)}={row.knobs[key]}" for key in below if key in row.knobs)
-    indent = "  "
-    lines = wrap(values, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
-    return [_name(row), *lines, *([f"{indent}{_date(row)}"] if row.result.date else [])]
+    indented = {"initial_indent": "  ", "subsequent_indent": "  "}
+    lines = [*wrap(_name(row), width), *wrap(values, width, break_on_hyphens=False, **indented)]
+    return "\n".join([*lines, *([f"  {_date(row)}"] if row.result.date else [])])
 
 
 def _text_table(group: Group, to: Target, keys: Sequence[str], names: Sequence[str]) -> Table:

@@ -43,7 +43,8 @@ def knobs(result: Result) -> dict[str, str]:
         for key, value in meaning(result.protocol, result.samples, result.reference).items()
         if key not in fields and key not in (f"plan.{name}" for name in _ELSEWHERE)
     }
-    fields |= {f"environment.{key}": result.environment[key] for key in _ENVIRONMENT}
+    environment = result.environment
+    fields |= {f"environment.{key}": environment[key] for key in _ENVIRONMENT if key in environment}
     return {key: format_knob(key, value) for key, value in fields.items()}
 
 
@@ -82,8 +83,9 @@ def training_step(result: Result, file: Path | None = None) -> TrainingStep:
     """
     for text, parent in _names(result, file):
         if match := _STEP.search(text) or _NUMBER.fullmatch(text):
-            rest = f"{text[: match.start()]} {text[match.end() :]}".strip(" -_=,.()")
-            return TrainingStep(int(match["count"]) * _UNITS[match["unit"].lower()], rest or parent)
+            around = (part.strip(" -_=,.()") for part in (text[: match.start()], text[match.end() :]))
+            run = " ".join(filter(None, around)) or parent
+            return TrainingStep(int(match["count"]) * _UNITS[match["unit"].lower()], run)
     return TrainingStep()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,25 +65,37 @@ def _distinguish(
     shown: Collection[str] = (),
 ) -> list[str]:
     """Each base with those of its facts that set it apart from equal bases with equal facts in `shown`."""
-    groups: dict[tuple, list[int]] = {}
-    for i, (base, row) in enumerate(zip(bases, facts, strict=True)):
-        groups.setdefault((base, *(row.get(key) for key in shown)), []).append(i)
-    names = [""] * len(bases)
-    for ((base, always), *_), members in groups.items():
-        rows = [facts[i] for i in members]
-        keys = [key for key in always if key not in shown]
-        for key in differing(rows):
-            if _count(rows, [*keys, key]) > _count(rows, keys):
-                keys.append(key)
-        for i in members:
-            details = ", ".join(f"{knob_title(key)}={facts[i].get(key, '–')}" for key in keys)
-            names[i] = f"{base} ({details})" if details else base
-    return names
+    details = [[key for key in always if key not in shown] for _, always in bases]
+    pending = _groups(
+        range(len(bases)),
+        [
+            (base, *(row.get(key) for key in (*shown, *keys)))
+            for base, row, keys in zip(bases, facts, details, strict=True)
+        ],
+    )
+    while pending:
+        members = pending.pop()
+        if different := differing([facts[i] for i in members]):
+            key = different[0]
+            for i in members:
+                details[i].append(key)
+            pending += _groups(members, [facts[i].get(key) for i in members])
+    return [
+        _name(base, [f"{knob_title(key)}={row[key]}" for key in keys if key in row])
+        for (base, _), row, keys in zip(bases, facts, details, strict=True)
+    ]
 
 
-def _count(rows: Sequence[Mapping[str, str]], keys: Sequence[str]) -> int:
-    """How many rows these keys tell apart."""
-    return len({tuple(row.get(key) for key in keys) for row in rows})
+def _name(base: str, details: Sequence[str]) -> str:
+    return f"{base} ({', '.join(details)})" if details else base
+
+
+def _groups(members: Iterable[int], keys: Iterable[Hashable]) -> list[list[int]]:
+    """The members with equal keys, together."""
+    groups: dict[Hashable, list[int]] = {}
+    for i, key in zip(members, keys, strict=True):
+        groups.setdefault(key, []).append(i)
+    return list(groups.values())
 
 
 def _short_paths(paths: Sequence[Path]) -> list[str]:
