@@ -175,9 +175,8 @@ def _table_with_columns(group: Group, to: Target, width: int, chosen: Collection
 def _name_cell(row: Row, below: Sequence[str], width: int) -> str:
     """The name of a row and, indented, these knobs and the date."""
     values = ", ".join(f"{knob_title(key)}={row.knobs[key]}" for key in below if key in row.knobs)
-    indented = {"initial_indent": "  ", "subsequent_indent": "  "}
-    lines = [*wrap(_name(row), width), *wrap(values, width, break_on_hyphens=False, **indented)]
-    return "\n".join([*lines, *([f"  {_date(row)}"] if row.result.date else [])])
+    details = [*wrap(values, width - 2, break_on_hyphens=False), *([_date(row)] if row.result.date else [])]
+    return "\n".join([*wrap(_name(row), width), *(f"  {line}" for line in details)])
 
 
 def _text_table(group: Group, to: Target, keys: Sequence[str], names: Sequence[str]) -> Table:

@@ -23,7 +23,7 @@ _TITLES = {
     "environment.torch": "torch",
     "environment.dit_eval": "dit-eval",
 }
-_STEP = re.compile(r"(?<![a-z])step[-_= ]?(?P<count>\d+)(?P<unit>[km]?)(?![a-z0-9])", re.IGNORECASE)
+_STEP = re.compile(r"(?<![a-z])step[-_= ]?(?P<count>\d{1,9})(?P<unit>[km]?)(?![a-z0-9])", re.IGNORECASE)
 _NUMBER = re.compile(r"(?P<count>\d{5,7})(?P<unit>)")  # 0400000, as DiT names its checkpoints
 _UNITS = {"": 1, "k": 1000, "m": 1_000_000}
 
@@ -94,6 +94,6 @@ def _names(result: Result, file: Path | None) -> Iterator[tuple[str, str]]:
     if result.label:
         yield result.label, ""
     for path in filter(None, (file, Path(result.samples["path"]))):
-        folder = path.resolve().parent
+        folder = path.absolute().parent
         yield path.name.removesuffix(path.suffix).removesuffix(".result"), folder.name
         yield (folder.name, folder.parent.name) if _STEP.search(folder.name) else ("", "")

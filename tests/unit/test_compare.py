@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from matplotlib.container import ErrorbarContainer
 
 import dit_eval
 from dit_eval.cli import main
@@ -275,10 +276,12 @@ def test_a_history_has_a_panel_for_each_metric_and_a_curve_with_a_band_for_each_
     for axes in panels:
         assert [container.get_label() for container in axes.containers] == ["run a", "run b"]
         assert len(axes.collections) == 2 * 2  # a band and error bars for each run
-    steps, values = panels[0].containers[1].lines[0].get_data()
-    assert list(steps) == [100_000, 200_000, 400_000]
-    assert list(values) == [60.0, 18.0, 4.0]
-    (legend,) = (axes.get_legend() for axes in figure.axes if axes.get_legend())
+    drawn = panels[0].containers[1]
+    assert isinstance(drawn, ErrorbarContainer)
+    steps, values = drawn.lines[0].get_data()
+    np.testing.assert_array_equal(steps, [100_000, 200_000, 400_000])
+    np.testing.assert_array_equal(values, [60.0, 18.0, 4.0])
+    (legend,) = (legend for axes in figure.axes if (legend := axes.get_legend()))
     assert [text.get_text() for text in legend.get_texts()] == ["run a", "run b"]
 
 
