@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from dit_eval.generation.pipeline import generate
     from dit_eval.generation.plugins import checkpoint
     from dit_eval.results.check import check
+    from dit_eval.results.compare import Comparison, compare
     from dit_eval.results.result import Result
 
 _MODULES = {
+    "Comparison": "dit_eval.results.compare",
     "DiffusionModel": "dit_eval.generation.models",
     "FlopCount": "dit_eval.cost.counter",
     "FlowModel": "dit_eval.generation.models",
@@ -28,12 +30,14 @@ _MODULES = {
     "Result": "dit_eval.results.result",
     "check": "dit_eval.results.check",
     "checkpoint": "dit_eval.generation.plugins",
+    "compare": "dit_eval.results.compare",
     "count_flops": "dit_eval.cost.counter",
     "evaluate": "dit_eval.evaluation.pipeline",
     "generate": "dit_eval.generation.pipeline",
 }
 
 __all__ = [
+    "Comparison",
     "DiffusionModel",
     "FlopCount",
     "FlowModel",
@@ -42,6 +46,7 @@ __all__ = [
     "__version__",
     "check",
     "checkpoint",
+    "compare",
     "count_flops",
     "evaluate",
     "generate",

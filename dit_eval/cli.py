@@ -16,6 +16,7 @@ import click
 from dit_eval.commands.cache import cache
 from dit_eval.commands.certify import certify
 from dit_eval.commands.check import check
+from dit_eval.commands.compare import compare
 from dit_eval.commands.demo import demo
 from dit_eval.commands.doctor import doctor
 from dit_eval.commands.fid import fid
@@ -47,6 +48,7 @@ for command in (
     cache,
     certify,
     check,
+    compare,
     demo,
     doctor,
     fid,

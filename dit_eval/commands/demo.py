@@ -39,6 +39,7 @@ def demo(out: Path, **settings: Any) -> None:
 
     click.echo("Sampling with two models at three guidance scales, about a minute on two cores.", err=True)
     settings |= {"sampling_progress": sampling_bar, "evaluation_progress": extraction_bar}
+    settings["command"] = options.command_line()
     results: list[Result] = []
     for model in _MODELS:
         for result in evaluate_guidance_scales(out / model, model=model, **settings) or ():

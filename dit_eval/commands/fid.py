@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dit_eval.errors import UsageError
 @click.argument("samples", type=options.PATH)
 @click.argument("reference", metavar="REF")
 @options.feature_extraction
+@options.label
 @click.option(
     "--json",
     "json_file",
@@ -56,6 +58,7 @@ def fid(
         result = evaluate(samples, reference, cache=not no_cache, progress=progress, **settings)
     if result is None:  # a rank other than 0
         return
+    result = replace(result, command=options.command_line())
     for warning in result.warnings:
         click.echo(f"Warning: {warning}", err=True)
     if str(json_file) == "-":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import shlex
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -40,6 +42,7 @@ class Output(click.Path):
         return path
 
 
+label = click.option("--label", metavar="TEXT", help="Name in tables and reports.")
 inception = click.option(
     "--inception",
     type=FILE,
@@ -88,6 +91,11 @@ model_args = click.option(
     callback=_parse_model_args,
     help="Argument of a plug-in's function; can be repeated. Numbers and booleans are passed as such.",
 )
+
+
+def command_line() -> str:
+    """The command that is running, for a shell; the same under torchrun and `python -m dit_eval`."""
+    return shlex.join(["dit-eval", *sys.argv[1:]])
 
 
 def num_samples(**attributes: Any) -> Callable[[Command], Command]:

@@ -95,6 +95,7 @@ def _number(
         "From x in -1…1 to uint8: ⌊127.5x + 128⌋, 127.5(x + 1) rounded, or the same truncated.",
         default="dit",
     ),
+    options.label,
     click.option("--fresh", is_flag=True, help="Delete an existing batch first."),
 )
 @cloup.option_group(

@@ -44,6 +44,7 @@ def reproduce_table(out: Path, **settings: Any) -> None:
     from dit_eval.diagnostics.reproduce import reproduce_table2  # imports torch
 
     settings |= {"sampling_progress": sampling_bar, "evaluation_progress": extraction_bar}
+    settings["command"] = options.command_line()
     results = reproduce_table2(out, **settings)
     if results is None:  # a rank other than 0
         return

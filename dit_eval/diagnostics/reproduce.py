@@ -51,16 +51,17 @@ def evaluate_guidance_scales(
     num: int | None = None,
     inception: str | Path | None = None,
     device: str = "auto",
+    command: str | None = None,
     sampling_progress: OpenProgress = nullcontext,
     evaluation_progress: OpenProgress = nullcontext,
 ) -> list[Result] | None:
     """Sample a model at guidance scales 1.0, 1.25 and 1.5 and evaluate each batch.
 
     model: a registered model whose entry names its reference; num: images per batch, None for the number in
-    that entry or 50,000; inception: see `evaluate`; sampling_progress, evaluation_progress: context managers
-    that give the callbacks for `generate` and `evaluate`. Resumable: the same call continues after an
-    interruption. Under torchrun every rank makes the call, and ranks other than 0 get None. Raises subclasses
-    of DitEvalError.
+    that entry or 50,000; inception: see `evaluate`; command: kept in the results; sampling_progress,
+    evaluation_progress: context managers that give the callbacks for `generate` and `evaluate`. Resumable:
+    the same call continues after an interruption. Under torchrun every rank makes the call, and ranks other
+    than 0 get None. Raises subclasses of DitEvalError.
     """
     folder, rank = Path(folder), Rank.from_environment()
     spec = find_model(model)
@@ -88,7 +89,8 @@ def evaluate_guidance_scales(
                         batch, reference_file, inception=inception, device=device, progress=progress
                     )
                 if result is not None:
-                    result = replace(result, reference={**result.reference, "path": reference})
+                    section = {**result.reference, "path": reference}
+                    result = replace(result, reference=section, command=command)
                     result.save(out)
             results.append(result)
     return results if rank.index == 0 else None

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def evaluate(
     cache: bool = True,
     fid_infinity: bool = False,
     ignore_sample_statistics: bool = False,
+    label: str | None = None,
     progress: ExtractionProgress | None = None,
 ) -> Result | None:
     """FID, sFID, inception score, precision and recall of samples against a reference.
@@ -54,9 +56,10 @@ def evaluate(
     samples, reference: an .npz, a folder or a zip of images; the reference may also be a registered name or
     hold stored statistics. Samples may also be uint8 (n, H, W, 3) arrays, one after another, as from a
     training loop: they are read once and never stored. protocol: None takes the reference's own, or "adm" if
-    it names none. fid_infinity: also extrapolate FID to infinitely many samples. Under torchrun the images
-    are shared among the ranks and the Result is rank 0's; other ranks get None. The order of the arguments is
-    samples, reference: ADM's program takes them the other way round.
+    it names none. fid_infinity: also extrapolate FID to infinitely many samples. label: the result's name in
+    tables; None takes that in the record of the samples. Under torchrun the images are shared among the ranks
+    and the Result is rank 0's; other ranks get None. The order of the arguments is samples, reference: ADM's
+    program takes them the other way round.
     Raises DitEvalError for whatever is wrong with the input.
     """
     start_time = time.monotonic()
@@ -102,12 +105,15 @@ def evaluate(
         if measurement.influence is not None
     }
     generation_record, record_warnings = _generation_record(images, sample_record["digest"])
+    record_label = generation_record.pop("label", None)
     metadata = {
         "protocol": protocol_record,
         "samples": {"path": str(images.path), **sample_record, **generation_record},
         "reference": _reference_section(reference, target, reference_record),
     }
     return Result(
+        label=label or record_label,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
         metrics=metrics,
         intervals={name: asdict(ends) for name, entry in measurements.items() if (ends := entry.interval())},
         measured_against={name: entry.measured_against for name, entry in measurements.items()},
@@ -182,14 +188,14 @@ def _require_one_process(images: Images, extraction: FeatureExtraction) -> None:
 
 
 def _generation_record(images: Images, digest: str) -> tuple[dict[str, Any], list[str]]:
-    """Plan, cost and speed of the samples where the record beside them has them, and warnings about it."""
+    """Plan, cost, speed and label of the samples, where the record beside them has them, and warnings."""
     record = read_record(images.path)
     if not record:
         return {}, []
     if record.get("digest") != digest:
         path = images.path.with_suffix(".json")
         return {}, [f"{path} describes other images than {images.path}; the model behind them is not known."]
-    return {key: record[key] for key in ("plan", "macs", "speed") if key in record}, []
+    return {key: record[key] for key in ("plan", "macs", "speed", "label") if key in record}, []
 
 
 def _reference_section(name: str | Path, target: Reference, image_record: dict[str, Any]) -> dict[str, Any]:

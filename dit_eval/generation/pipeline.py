@@ -69,6 +69,7 @@ def generate(
     compile: bool = False,
     device: str = "auto",
     fresh: bool = False,
+    label: str | None = None,
     shard: tuple[int, int] | None = None,
     progress: Callable[[SamplingProgress], None] | None = None,
     **options: Any,
@@ -84,7 +85,8 @@ def generate(
     (Karras et al. 2022) between which guidance is applied; cfg_times: the same in the network's time,
     such as "[0, 0.7]", where a parenthesis excludes an end; rounding: how floats become uint8, see
     `ROUNDINGS`; shard: (K, N) samples every N-th batch, starting with the K-th; fresh: delete an existing
-    batch first; options: those of the sampler, see `SAMPLERS`. None stands for the value in the model's
+    batch first; label: the batch's name in tables, kept in the record; options: those of the sampler, see
+    `SAMPLERS`. None stands for the value in the model's
     manifest entry, else for the default: cfg 1.0, 250 steps, vae "ema", guidance on 3 channels of bundled
     models and on all of others, the sampler ddpm for a diffusion model, sde for a SiT and ode for other flow
     models, precision "tf32" on a CUDA device and "fp32" on a CPU.
@@ -137,8 +139,15 @@ def generate(
             if isinstance(spec, ObjectSpec):
                 _warn_of_clipping(spec.name, quantizer.clipped_share())
             shards.merge(
-                batch_sampler.labels, {"macs": _macs(loaded), "environment": _environment(rank, torch_device)}
+                batch_sampler.labels,
+                {
+                    "label": label,
+                    "macs": _macs(loaded),
+                    "environment": _environment(rank, torch_device),
+                },
             )
+        elif label is not None:
+            shards.relabel(label)
     return out
 
 

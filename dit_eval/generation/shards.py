@@ -135,6 +135,10 @@ class ShardFolder:
             self._remove_folder()
         return True
 
+    def relabel(self, label: str) -> None:
+        """Replace the label in the record of the finished batch."""
+        write_json(self.record, {**read_json(self.record), "label": label}, BatchError)
+
     def _merge_into(self, merged: Path, labels: NDArray[np.int64]) -> dict[str, Any]:
         """Write the npz; its SHA-256, the digest of its images (see `array_hash`), and the speed.
 

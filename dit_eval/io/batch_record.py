@@ -15,6 +15,7 @@ RECORD: Mapping[str, Rule] = {
     "macs": optional(number),
     "speed": optional({"device": text, "images": positive, "seconds": positive}),
     "digest": optional(text),
+    "label": optional(text),
 }
 
 

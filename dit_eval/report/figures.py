@@ -20,6 +20,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from dit_eval.results.comparability import GUIDANCE_SCALE, differences_from_published
 from dit_eval.results.metric_names import METRICS
+from dit_eval.results.names import series_names
 from dit_eval.results.published import Published, published_gflops, published_results
 from dit_eval.results.result import Result, short_count
 
@@ -123,9 +124,10 @@ def figures(results: Sequence[Result]) -> dict[str, Figure]:
 def draw_figure(name: str, axes: Axes, results: Sequence[Result]) -> list[PlotPoint]:
     """Draw one of FIGURES and return its points; nothing without a measured one."""
     panel = FIGURES[name]
-    measured = _with_values(
-        [_measured_point(result) for result in results if "plan" in result.samples], panel
-    )
+    sampled = [result for result in results if "plan" in result.samples]
+    models = [result.samples["plan"]["model"] for result in sampled]
+    names = series_names(models, sampled, within=["plan.cfg"])
+    measured = _with_values(list(map(_measured_point, sampled, names)), panel)
     if not measured:
         return []
     published = _with_values([_published_point(row) for row in _comparable_rows(results[0])], panel)
@@ -225,10 +227,10 @@ def style_cycle() -> Iterator[dict[str, Any]]:
         yield {"color": color, "marker": marker}
 
 
-def _measured_point(result: Result) -> PlotPoint:
+def _measured_point(result: Result, name: str) -> PlotPoint:
     plan, macs = result.samples["plan"], result.samples.get("macs")
     return PlotPoint(
-        series=f"{shorten(plan['model'])}, {short_count(result.samples['n'])} images",
+        series=f"{shorten(name)}, {short_count(result.samples['n'])} images",
         published=False,
         cfg=plan["cfg"],
         metrics=result.metrics,

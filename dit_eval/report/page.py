@@ -14,6 +14,7 @@ from dit_eval.report.classes import by_class, can_name_all, class_figures
 from dit_eval.report.figures import figures, svg
 from dit_eval.report.pictures import Sheet, draw_sheet
 from dit_eval.results.metric_names import HEADLINE, METRICS
+from dit_eval.results.names import with_distinct_names
 from dit_eval.results.result import Result, short_count
 from dit_eval.results.table2 import ComparableTable, table2
 
@@ -40,6 +41,7 @@ def write_report(path: Path, results: Sequence[Result], *, title: str = "dit-eva
     """
     if not results:
         raise ResultError("a report needs at least one result; `dit-eval fid … --json FILE` writes one.")
+    results = with_distinct_names(results)
     environment = Environment(
         loader=PackageLoader("dit_eval.report", "."),
         autoescape=True,

@@ -12,6 +12,7 @@ from dit_eval.io.files import atomic_file
 from dit_eval.report.classes import class_figures
 from dit_eval.report.figures import figures
 from dit_eval.results.comparability import comparable_groups
+from dit_eval.results.names import with_distinct_names
 from dit_eval.results.result import Result
 
 
@@ -23,7 +24,7 @@ def save_figures(folder: Path, results: Sequence[Result]) -> list[Path]:
     """
     drawn = {
         f"{name}-{number}" if number > 1 else name: figure
-        for number, group in enumerate(comparable_groups(results), 1)
+        for number, group in enumerate(comparable_groups(with_distinct_names(results)), 1)
         for name, figure in (figures(group) | class_figures(group)).items()
     }
     if not drawn:

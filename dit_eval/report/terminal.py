@@ -22,6 +22,11 @@ def render_text(*parts: str | Table, width: int = 80) -> str:
     return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
 
 
+def natural_width(table: Table) -> int:
+    """The columns that a table takes if nothing in it is wrapped."""
+    return Console(width=10_000).measure(table).maximum
+
+
 def dense_table() -> Table:
     """A table with minimal padding."""
     return Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)

@@ -7,65 +7,32 @@ The verdict depends on the confidence interval of the difference and on the tole
     equivalent   the whole interval lies within the tolerance
     undecided    anything else: the interval is too wide to tell
 
-If image i of both results was sampled from the same noise and label, the comparison is paired, which removes
-the variance they share. The intervals of one check are simultaneous: together they hold with 95 %, however
-many metrics are compared.
+Comparisons are paired where the images allow it (see `results.metric_comparison`). The intervals of one check
+are simultaneous: together they hold with 95 %, however many metrics are compared.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, Literal
 
 from dit_eval.errors import ResultError, UsageError
-from dit_eval.metrics.intervals import normal_quantile, standard_error
 from dit_eval.results import comparability
 from dit_eval.results.check_settings import Amount, require_known
-from dit_eval.results.metric_names import HEADLINE, METRICS
+from dit_eval.results.metric_comparison import (
+    Baseline,
+    MetricComparison,
+    Verdict,
+    baseline_of,
+    compare_metric,
+)
+from dit_eval.results.metric_names import HEADLINE
 from dit_eval.results.published import published_results
 from dit_eval.results.result import Result, read_result
 
-POWER = 0.8
 _PRINTED_PRECISION = 0.005  # half of the last digit of the papers' tables
-Verdict = Literal["better", "worse", "equivalent", "undecided"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One metric of both results. error, half_width: of the difference, standard and 95 % simultaneous."""
-
-    name: str
-    value: float
-    baseline: float
-    error: float
-    half_width: float
-    tolerance: float
-    paired: bool
-
-    @property
-    def difference(self) -> float:
-        """Value minus baseline."""
-        return self.value - self.baseline
-
-    @property
-    def verdict(self) -> Verdict:
-        """See the module's table."""
-        loss = self.difference if METRICS[self.name].lower_is_better else -self.difference
-        if loss - self.half_width > self.tolerance:
-            return "worse"
-        if loss + self.half_width < -self.tolerance:
-            return "better"
-        within = abs(loss) + self.half_width <= self.tolerance
-        return "equivalent" if within and self.tolerance > 0 else "undecided"
-
-    @property
-    def detectable(self) -> float:
-        """The smallest loss, in the metric's unit, that is called worse with a probability of 80 %."""
-        return self.tolerance + self.half_width + NormalDist().inv_cdf(POWER) * self.error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +57,7 @@ class Check:
     result: str
     baseline: str
     n: int
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[MetricComparison, ...]
     limits: tuple[Limit, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -183,10 +150,8 @@ class _Target:
     """What a result is compared with. slack: half of a printed value's last digit."""
 
     name: str
-    metrics: Mapping[str, float]
+    numbers: Baseline
     differences: list[str]
-    errors: Mapping[str, float]
-    influence: Mapping[str, Any]
     slack: float = 0.0
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -207,10 +172,8 @@ def _baseline_target(path: Path, result: Result, baseline_path: Path, baseline: 
         )
     return _Target(
         name=str(baseline_path),
-        metrics=baseline.metrics,
+        numbers=baseline_of(result, baseline),
         differences=comparability.differences(result, baseline),
-        errors={name: interval["se"] for name, interval in baseline.intervals.items()},
-        influence=baseline.influence if same_noise else {},
         warnings=warnings,
         notes=notes,
     )
@@ -221,10 +184,8 @@ def _published_target(name: str, result: Result) -> _Target:
     row = published_results()[name]
     return _Target(
         name=name,
-        metrics=row.metrics,
+        numbers=Baseline(metrics=row.metrics, errors={}, influence={}),
         differences=comparability.differences_from_published(result, row),
-        errors={},
-        influence={},
         slack=_PRINTED_PRECISION,
         notes=(
             f"{row.label}: {row.source}.",
@@ -236,36 +197,20 @@ def _published_target(name: str, result: Result) -> _Target:
 
 def _compare(
     path: Path, result: Result, target: _Target, tolerances: Mapping[str, Amount]
-) -> Iterator[Comparison]:
-    names = [name for name in HEADLINE if name in target.metrics]
+) -> Iterator[MetricComparison]:
+    names = [name for name in HEADLINE if name in target.numbers.metrics]
     missing = [name for name in names if name not in result.intervals or name not in result.metrics]
     if missing or not names:
         raise ResultError(
             f"{path} has no {' and no '.join(missing) or 'metric'} with an interval to compare with "
             f"{target.name}. Evaluate again, against a reference with images."
         )
-    quantile = normal_quantile(len(names))
     for name in names:
-        values, target_values = result.influence.get(name), target.influence.get(name)
-        paired = values is not None and target_values is not None and len(values) == len(target_values)
-        if values is not None and target_values is not None and paired:
-            error = standard_error(values - target_values)
-        else:
-            result_error = result.intervals[name]["se"]
-            error = math.hypot(result_error, target.errors.get(name, result_error))
-        baseline = target.metrics[name]
-        yield Comparison(
-            name=name,
-            value=result.metrics[name],
-            baseline=baseline,
-            error=error,
-            half_width=quantile * error,
-            tolerance=tolerances.get(name, Amount()).absolute(baseline) + target.slack,
-            paired=paired,
-        )
+        tolerance = tolerances.get(name, Amount()).absolute(target.numbers.metrics[name]) + target.slack
+        yield compare_metric(name, result, target.numbers, simultaneous=len(names), tolerance=tolerance)
 
 
-def _power_limits(comparisons: tuple[Comparison, ...], power: Mapping[str, Amount]) -> Iterator[Limit]:
+def _power_limits(comparisons: tuple[MetricComparison, ...], power: Mapping[str, Amount]) -> Iterator[Limit]:
     for comparison in comparisons:
         if comparison.name in power:
             bound = power[comparison.name].absolute(comparison.baseline)

@@ -33,7 +33,7 @@ def as_text(check: Check) -> str:
 
 def as_markdown(check: Check) -> str:
     """A table with notes for a pull request or a step summary."""
-    rows = map(_markdown_row, (_HEADINGS, ["---"] * len(_HEADINGS), *_rows(check)))
+    rows = map(markdown_row, (_HEADINGS, ["---"] * len(_HEADINGS), *_rows(check)))
     warnings = (f"**Warning:** {warning}\n" for warning in check.warnings)
     notes = (f"{note}\n" for note in (_DETECTS, *check.notes))
     return "\n".join([f"### {_title(check)}", "", *warnings, *rows, "", *notes, f"**{_outcome(check)}**"])
@@ -124,7 +124,8 @@ def _failures(check: Check) -> Iterator[tuple[str, str]]:
             yield limit.name, f"{limit.name} is {limit.value:.4g}, {relation} the limit of {limit.bound:.4g}."
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

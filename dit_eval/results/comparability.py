@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from dit_eval.results.result import Result
 from dit_eval.sampling.options import OPTIONS
 
 # Fields of a plan that may differ between two results, and those that only identify a result
-_SUBJECT = {"sampler", "steps", "precision"}.union(*OPTIONS.values())
+SUBJECT = {"sampler", "steps", "precision"}.union(*OPTIONS.values())
 _IDENTITY = {"model", "weights", "source", "num", "seed", "batch_size", "compile", "device"}
 GUIDANCE_SCALE = ("plan.cfg",)  # differs within a curve
 
@@ -51,7 +52,7 @@ def differences(result: Result, baseline: Result, ignored: Collection[str] = ())
     """Fields that should agree and do not: `field (value there, value here)`; there is the baseline."""
     result_fields = meaning(result.protocol, result.samples, result.reference)
     baseline_fields = meaning(baseline.protocol, baseline.samples, baseline.reference)
-    subject = {f"plan.{key}" for key in _SUBJECT}
+    subject = {f"plan.{key}" for key in SUBJECT}
     return [
         f"{key} ({_show(baseline_fields, key)} there, {_show(result_fields, key)} here)"
         for key in [*baseline_fields, *(key for key in result_fields if key not in baseline_fields)]
@@ -61,15 +62,29 @@ def differences(result: Result, baseline: Result, ignored: Collection[str] = ())
 
 def comparable_groups(results: Iterable[Result]) -> list[list[Result]]:
     """The results in groups that can share an axis or a table, whatever their guidance scales."""
-    groups: list[list[Result]] = []
+    results = list(results)
+    groups: dict[int, list[Result]] = {}
+    for number, result in zip(group_numbers(results), results, strict=True):
+        groups.setdefault(number, []).append(result)
+    return list(groups.values())
+
+
+def group_numbers(results: Iterable[Result]) -> list[int]:
+    """For each result the number of its group, from 0; see `comparable_groups`."""
+    firsts: list[Result] = []
+    numbers = []
     for result in results:
-        for group in groups:
-            if not differences(result, group[0], GUIDANCE_SCALE):
-                group.append(result)
-                break
-        else:
-            groups.append([result])
-    return groups
+        fitting = (i for i, first in enumerate(firsts) if not differences(result, first, GUIDANCE_SCALE))
+        numbers.append(next(fitting, len(firsts)))
+        if numbers[-1] == len(firsts):
+            firsts.append(result)
+    return numbers
+
+
+def describe_measurement(result: Result) -> str:
+    """What was measured: number and size of the images, reference and protocol."""
+    n, size, reference = result.samples["n"], result.samples["size"], Path(result.reference["path"]).name
+    return f"{n:,} images of {show_value(list(size))} against {reference}, protocol {result.protocol['name']}"
 
 
 def differences_from_papers(result: Result, image_size: int, num: int) -> dict[str, tuple[Any, Any]]:
@@ -118,5 +133,11 @@ def are_paired(result: Result, baseline: Result) -> bool:
 
 
 def _show(fields: Section, key: str) -> str:
-    value = fields.get(key, "not recorded")
-    return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else str(value)
+    return show_value(fields[key]) if key in fields else "not recorded"
+
+
+def show_value(value: Any) -> str:
+    """The value of a field as text; of each SHA-256 the first twelve digits."""
+    if isinstance(value, list):
+        return ("×" if all(isinstance(item, int) for item in value) else "–").join(map(str, value))
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", str(value))

@@ -30,6 +30,15 @@ class MetricName:
         """The short name with the arrow, as the papers print it."""
         return f"{self.column}{self._arrow}"
 
+    def format_short(self, value: float) -> str:
+        """A value as tables of many metrics print it."""
+        return f"{value:z.{self.column_digits}f}"
+
+    def format_half_width(self, value: float) -> str:
+        """Half of an interval with as many digits, or with its first digit if these are all 0."""
+        text = f"{value:.{self.column_digits}f}"
+        return text if float(text) or not value else f"{value:.1g}"
+
     @property
     def _arrow(self) -> str:
         return "↓" if self.lower_is_better else "↑"

@@ -40,9 +40,13 @@ class Result:
     interval by metric; classes: for precision the samples and for recall the reference images by class, where
     labels are known, as lists `label`, `n` and `inside` (how many lie inside the other set's manifold of all
     classes, so it is not the precision or recall of one class); influence: by metric, float32 arrays for
-    paired comparisons (see `results.influence`).
+    paired comparisons (see `results.influence`); label: the name that the user gave; date: when it was
+    computed, ISO 8601 in UTC; command: the command line that computed it, None from Python.
     """
 
+    label: str | None = None
+    date: str | None = field(default=None, compare=False)
+    command: str | None = field(default=None, compare=False)
     metrics: Mapping[str, float]
     measured_against: Mapping[str, str]
     missing: Mapping[str, str]
@@ -94,8 +98,10 @@ class Result:
 
     @property
     def name(self) -> str:
-        """The label of the samples: model and guidance, or the file name where these are unknown."""
+        """The label; without one, model and guidance of the samples, or their file name."""
         plan = self.samples.get("plan")
+        if self.label:
+            return self.label
         return f"{plan['model']} (cfg={plan['cfg']:.2f})" if plan else Path(self.samples["path"]).name
 
     def _repr_html_(self) -> str:

@@ -57,4 +57,5 @@ SECTIONS: Mapping[str, Rule] = {
     "intervals": each({"se": number, "low": number, "high": number}),
     "classes": each(_shares),
     "fingerprint": text,
+    **dict.fromkeys(("label", "date", "command"), optional(text)),
 }

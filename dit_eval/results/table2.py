@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from dit_eval.report.terminal import dense_table, render_text
 from dit_eval.results.comparability import (
     GUIDANCE_SCALE,
     comparable_groups,
+    describe_measurement,
     differences,
     differences_from_papers,
 )
 from dit_eval.results.metric_names import HEADLINE, METRICS
+from dit_eval.results.names import with_distinct_names
 from dit_eval.results.published import Published, architecture, published_results
 from dit_eval.results.result import Result, short_count
 
@@ -51,14 +52,14 @@ class Row:
     def cells(self) -> dict[str, str]:
         """Every headline metric as printed, by name; a dash if it is missing."""
         return {
-            name: f"{self.metrics[name]:z.{METRICS[name].column_digits}f}" if name in self.metrics else "–"
+            name: METRICS[name].format_short(self.metrics[name]) if name in self.metrics else "–"
             for name in HEADLINE
         }
 
     def intervals(self) -> dict[str, str]:
         """Half of the 95 % interval, for the metrics that have one."""
         return {
-            name: _nonzero(self.half_widths[name], METRICS[name].column_digits)
+            name: METRICS[name].format_half_width(self.half_widths[name])
             for name in HEADLINE
             if name in self.half_widths
         }
@@ -125,7 +126,7 @@ class Table2:
 def table2(results: Sequence[Result]) -> Table2:
     """The results in as few tables as comparability allows."""
     tables: list[ComparableTable] = []
-    for group in comparable_groups(results):
+    for group in comparable_groups(with_distinct_names(results)):
         tables.append(_table(group, tables))
     return Table2(tables=tuple(sorted(tables, key=lambda table: not table.paper)))
 
@@ -154,9 +155,7 @@ def paper_row(result: Result) -> Published | None:
 def _table(results: Sequence[Result], others: Sequence[ComparableTable]) -> ComparableTable:
     """The table of comparable results; others: tables of results that are not comparable with them."""
     first = results[0]
-    size, reference = "×".join(map(str, first.samples["size"])), Path(first.reference["path"]).name
-    protocol = first.protocol["name"]
-    subject = f"{first.samples['n']:,} images of {size} against {reference}, protocol {protocol}"
+    protocol, subject = first.protocol["name"], describe_measurement(first)
     notes = [
         f"Measured with protocol {protocol} {first.protocol['fingerprint']}; n: number of images; "
         "±: half of the 95 % confidence interval."
@@ -191,9 +190,3 @@ def _row(result: Result, paper: Published | None) -> Row:
         half_widths={name: (ends["high"] - ends["low"]) / 2 for name, ends in result.intervals.items()},
         paper=paper,
     )
-
-
-def _nonzero(value: float, digits: int) -> str:
-    """The value with `digits` after the point, or its first digit if these are all 0."""
-    text = f"{value:.{digits}f}"
-    return text if float(text) or not value else f"{value:.1g}"

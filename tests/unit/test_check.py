@@ -14,10 +14,11 @@ from click.testing import CliRunner
 
 from dit_eval.cli import main
 from dit_eval.errors import ResultError, UsageError
-from dit_eval.results.check import Comparison, check, update_baseline
+from dit_eval.results.check import check, update_baseline
 from dit_eval.results.check_formats import render
 from dit_eval.results.check_settings import Amount
 from dit_eval.results.comparability import differences, result_fingerprint
+from dit_eval.results.metric_comparison import MetricComparison
 from dit_eval.results.result import Result, read_result
 
 N = 2000
@@ -234,7 +235,7 @@ def test_an_interval_within_the_tolerance_is_equivalent(tmp_path: Path) -> None:
 
 
 def test_the_detectable_loss_is_the_one_seen_with_80_percent_power() -> None:
-    comparison = Comparison(
+    comparison = MetricComparison(
         name="fid", value=5.0, baseline=5.0, error=0.1, half_width=0.2, tolerance=0.3, paired=False
     )
     losses = comparison.detectable + 0.1 * np.random.default_rng(0).standard_normal(100_000)
@@ -388,8 +389,8 @@ def test_the_command_exits_0_1_or_2_and_reads_pyproject(
 
 
 def test_every_option_of_a_sampler_may_differ() -> None:
-    from dit_eval.results.comparability import _SUBJECT
+    from dit_eval.results.comparability import SUBJECT
     from dit_eval.sampling.samplers import SAMPLERS
 
     for sampler in SAMPLERS.values():
-        assert sampler.options.keys() <= _SUBJECT
+        assert sampler.options.keys() <= SUBJECT

@@ -37,9 +37,11 @@ from dit_eval.io import assets
 from dit_eval.io.batch_record import read_record
 from dit_eval.io.batches import open_images
 from dit_eval.io.npz import write_npz
+from dit_eval.results import compare_formats
 from dit_eval.results.check import check
 from dit_eval.results.check_formats import render
 from dit_eval.results.check_settings import read_settings
+from dit_eval.results.compare import compare
 from dit_eval.results.result import Result, read_result
 from tests.handmade import handmade
 from tests.tiny import CONFIG
@@ -275,6 +277,8 @@ def a_result() -> dict[str, Any]:
     shares = {"label": [0, 1], "n": [3, 4], "inside": [1, 2]}
     result = replace(
         handmade(),
+        label="step 1000",
+        date="2026-11-26T09:30:00+00:00",
         intervals={"fid": ends, "precision": ends},
         classes={"precision": shares},
         influence={"fid": np.linspace(-1, 1, 10, dtype=np.float32)},
@@ -292,6 +296,8 @@ def test_results(fuzz: Fuzz, tmp_path: Path) -> None:
             assert result.table()
             assert result._repr_html_()
             assert Result.from_json(result.to_json()).metrics == result.metrics
+            compared = compare(tmp_path / "result.json", handmade(error=0.1))
+            assert all(compare_formats.render(compared, style) for style in compare_formats.FORMATS)
 
 
 def test_results_that_are_any_text(fuzz: Fuzz, tmp_path: Path) -> None:
@@ -306,7 +312,7 @@ def test_baselines(fuzz: Fuzz, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(json.dumps(a_result()))
 
     @fuzz(value=mutated(a_result()), force=st.booleans(), speed=st.none() | st.just(0.9))
-    def compare(value: Any, force: bool, speed: float | None) -> None:
+    def check_both(value: Any, force: bool, speed: float | None) -> None:
         (tmp_path / "baseline.json").write_text(json.dumps(value))
         paths = tmp_path / "result.json", tmp_path / "baseline.json"
         with suppress(DitEvalError):

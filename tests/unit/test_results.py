@@ -32,6 +32,18 @@ def test_a_result_comes_back_from_json_as_it_was() -> None:
     assert Result.from_json(RESULT.to_json()) == RESULT
 
 
+def test_results_from_before_labels_are_read_and_dates_do_not_make_results_different() -> None:
+    content = json.loads(RESULT.to_json())
+    for key in ("label", "date", "command"):
+        assert content.pop(key) is None
+    assert Result.from_json(json.dumps(content)) == RESULT
+    later = replace(RESULT, date="2026-11-26T09:30:00+00:00", command="dit-eval fid a.npz b.npz")
+    assert later == RESULT
+    assert Result.from_json(later.to_json()).date == later.date
+    with pytest.raises(ResultError, match="not a result"):
+        Result.from_json(json.dumps({**content, "label": 3}))
+
+
 HOLLOW = json.dumps({**json.loads(RESULT.to_json()), "samples": {}})
 
 

@@ -85,7 +85,7 @@ def test_results_that_check_would_not_compare_share_no_table_whatever_their_guid
         [handmade(n=500), handmade(n=500, cfg=1.5), replace(balanced, samples={**balanced.samples, "n": 500})]
     ).tables
     assert [row.name for row in first.rows] == ["dit-xl-2-256 (cfg=1.00)", "dit-xl-2-256 (cfg=1.50)"]
-    assert [row.name for row in second.rows] == ["dit-xl-2-256 (cfg=1.50)"]
+    assert [row.name for row in second.rows] == ["dit-xl-2-256 (cfg=1.50, labels=balanced)"]
     assert "plan.labels (not recorded there, balanced here)" in " ".join(second.text().split())
 
 
