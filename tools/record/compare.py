@@ -80,6 +80,7 @@ RULES: tuple[Rule, ...] = (  # for floating-point numbers; everything else must 
     (r"dit/(small_x|S8_x|noise_.*|pixels_in)|sit/(x|t|path_(t|x1|velocity)|ode_.*_first)", EXACT),
     (r"dit/(table_.*|cosine_1000_betas)", (Tolerance(relative, 1e-12),)),
     (r"dit/(small|S8)_(forward|forward_fractional_t|pos_embed|t_.*)", (Tolerance(of_largest, 2e-6),)),
+    (r"dit/p_mean_variance_clip1_pred_xstart", (Tolerance(of_largest, 1e-4),)),  # up to 691 before clipping
     (r"dit/((small|S8)_forward_cfg_.*|q_.*|p_mean_variance_.*|chain_.*)", (Tolerance(of_largest, 1e-5),)),
     (r"sit/forward", (Tolerance(of_largest, 2e-6),)),
     (r"sit/path_.*_diffusion_.*", (Tolerance(relative, 1e-4),)),

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dit_eval.errors import AssetError, UsageError
+from dit_eval.errors import AssetError, DitEvalError, UsageError
 from tools.record.quantities import Quantities, load
 from tools.record.sources import PROGRAMS
 
@@ -72,16 +72,18 @@ class Environment:
         """What a runner records. program: the folder from which the original is imported.
 
         The runner sees the recipes in tests/golden and the original; nothing else of this project is
-        imported. Raises CalledProcessError if it fails.
+        imported. Raises DitEvalError if it fails.
         """
         path = os.pathsep.join(map(str, (program, ROOT)))  # the original first: it may be called `models`
         with TemporaryDirectory(dir=self.folder) as work:
-            subprocess.run(
+            ran = subprocess.run(
                 [self.python, "-m", f"tools.record.{runner}", "recorded.npz", *arguments],
                 cwd=work,
                 env=os.environ | VARIABLES | {"PYTHONPATH": path},
-                check=True,
+                check=False,
             )
+            if ran.returncode:
+                raise DitEvalError(f"{' '.join((runner, *arguments))} failed; its traceback is above.")
             return load(Path(work, "recorded.npz"))
 
 
