@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 # Another processor rounds differently, so a baseline cannot be expected to match to the last bit.
 ROUNDING := $(foreach metric,fid sfid inception_score precision recall,--tolerance $(metric)=1%)
 
-.PHONY: help install check format test unit slow cuda regression demo bench dist clean
+.PHONY: help install check format test unit slow cuda regression record demo bench dist clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -43,6 +43,9 @@ regression: $(INSTALLED) ## sample the bundled digits, evaluate them and check t
 	$(BIN)/dit-eval sample --model digits --num-samples 2000 --fresh --out build/regression/batch.npz
 	$(BIN)/dit-eval fid build/regression/batch.npz digits --protocol digits --json build/regression/result.json
 	$(BIN)/dit-eval check build/regression/result.json --baseline tests/fixtures/digits-baseline.json $(ROUNDING) --require-power fid=40%
+
+record: $(INSTALLED) ## run the original programs again and compare with tests/golden; needs internet and Python 3.11
+	$(BIN)/python -m tools.record
 
 demo: $(INSTALLED) ## the whole pipeline on the bundled digits, about a minute
 	$(BIN)/dit-eval demo

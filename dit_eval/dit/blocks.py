@@ -33,7 +33,7 @@ def modulation(hidden_size: int, parts: int) -> nn.Sequential:
 
 
 def modulate(x: Tensor, shift: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """x · factor + shift in `dtype`, for x (N, T, D) and shift, factor (N, 1, D); factor is 1 + DiT's scale."""
+    """x · factor + shift in `dtype`, for x (N, T, D), shift and factor (N, 1, D); factor is 1 + DiT's scale."""
     if x.dtype == dtype:
         return torch.addcmul(shift, x, factor)
     return torch.addcmul(shift, x, factor, out=x.new_empty(x.shape, dtype=dtype))  # one kernel casts too

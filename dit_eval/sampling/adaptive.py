@@ -73,7 +73,7 @@ def dopri5(velocity: Velocity, x: Tensor, start: float, end: float) -> Tensor:
 
 
 def _first_step(velocity: Velocity, x: Tensor, slope: Tensor, t: Tensor, end: float) -> Tensor:
-    """The first step of every image, (N,) float64, from the slopes at its start and at a tiny step from there."""
+    """The first step of every image, (N,) float64, from the slopes at its start and a tiny step from there."""
     tolerance = ATOL + RTOL * x.abs()
     d0, d1 = _rms(x / tolerance), _rms(slope / tolerance)
     h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1).minimum(end - t)

@@ -5,8 +5,8 @@
         --rounding truncate --out rae.npz
 
 These are the settings of configs/stage2/sampling/ImageNet256/DiTDHXL-DINOv2-B_AG.yaml. The shift is
-√(768 · 16 · 16 / 4096); its 50 steps are 50 times and 49 evaluations. The configuration names the checkpoints;
-with a guidance_model in it, guidance is away from that model (autoguidance).
+√(768 · 16 · 16 / 4096); its 50 steps are 50 times and 49 evaluations. The configuration names the
+checkpoints; with a guidance_model in it, guidance is away from that model (autoguidance).
 """
 
 import torch

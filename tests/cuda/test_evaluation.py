@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from dit_eval.diagnostics.recorded import features as golden_features
+from dit_eval.diagnostics.recorded.images import build
 from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.features.extractor import FeatureExtractor, Features
@@ -20,8 +22,6 @@ from dit_eval.metrics.frechet import frechet_distance, frechet_influence
 from dit_eval.metrics.gaussian import Gaussian, moments_on
 from dit_eval.metrics.inception_score import score_influence, score_sums
 from dit_eval.metrics.precision_recall import precision_recall
-from tests.golden import features as golden_features
-from tests.golden.images import build
 from tests.oracle.test_evaluator_golden import assert_golden, save_pair
 from tests.oracle.test_features_golden import SIZES, N, relative
 from tests.oracle.test_metrics_golden import assert_within_one_item
