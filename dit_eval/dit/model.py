@@ -200,8 +200,8 @@ class DiT(nn.Module):
     def cast_blocks(self, dtype: torch.dtype) -> None:
         """Cast the weights of attention and MLPs, once and in place; they then compute in `dtype`.
 
-        Everything else stays in float32: the residual stream, LayerNorm, embeddings, modulations and the final
-        layer. For inference only.
+        The residual stream, LayerNorm, embeddings, modulations and the final layer stay in float32. For
+        inference only.
         """
         for module in self.blocks.modules():
             if isinstance(module, (Attention, CrossAttention, MLP)):

@@ -54,7 +54,7 @@ class BatchSampler:
     def sample(self, indices: NDArray[np.int64], report_progress: Callable[[float], None]) -> Tensor:
         """The samples (N, C, h, w) float32 of the images with these indices (N,).
 
-        report_progress: called with the completed fraction of the work, for an adaptive solver only at the end.
+        report_progress: called with the completed fraction of the work; adaptive solvers report the end only.
         """
         dit, plan = self._dit, self._plan
         device = self.network.device

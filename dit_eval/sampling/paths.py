@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class PathCoefficients(NamedTuple):
-    """α, σ and their derivatives with respect to time, at one time, or tensors of them at the time of each image."""
+    """α, σ and their derivatives with respect to time: at one time, or tensors for the times of images."""
 
     alpha: Any
     sigma: Any
