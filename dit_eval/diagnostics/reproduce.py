@@ -51,14 +51,18 @@ def evaluate_guidance_scales(
     num: int | None = None,
     inception: str | Path | None = None,
     device: str = "auto",
+    batch_size: int = 32,
+    precision: str | None = None,
+    compile: bool = False,
     sampling_progress: OpenProgress = nullcontext,
     evaluation_progress: OpenProgress = nullcontext,
 ) -> list[Result] | None:
     """Sample a model at guidance scales 1.0, 1.25 and 1.5 and evaluate each batch.
 
     model: a registered model whose entry names its reference; num: images per batch, None for the number in
-    that entry or 50,000; inception: see `evaluate`; sampling_progress, evaluation_progress: context managers
-    that give the callbacks for `generate` and `evaluate`. Resumable: the same call continues after an
+    that entry or 50,000; inception: see `evaluate`; batch_size, precision, compile: see `generate`;
+    sampling_progress, evaluation_progress: context managers that give the callbacks for `generate` and
+    `evaluate`. Resumable: the same call continues after an
     interruption. Under torchrun every rank makes the call, and ranks other than 0 get None. Raises subclasses
     of DitEvalError.
     """
@@ -78,7 +82,17 @@ def evaluate_guidance_scales(
         for cfg in GUIDANCE_SCALES:
             batch = folder / f"cfg-{cfg:.2f}.npz"
             with sampling_progress() as progress:
-                generate(model, cfg=cfg, num=num, out=batch, device=device, progress=progress)
+                generate(
+                    model,
+                    cfg=cfg,
+                    num=num,
+                    out=batch,
+                    batch_size=batch_size,
+                    precision=precision,
+                    compile=compile,
+                    device=device,
+                    progress=progress,
+                )
             wait_for_all(rank)  # the rank that samples the last image writes the batch
             out = batch.with_suffix(".result.json")
             result = _existing_result(out, batch, identity) if rank.index == 0 else None
