@@ -26,6 +26,7 @@ or step by step: dit-eval sample --model XL/2 --cfg 1.5, then dit-eval fid batch
 @click.option("--out", type=options.FOLDER, default="demo", show_default=True, help="Output folder.")
 @options.num_samples(help="Images per batch.  [default: 500]")
 @options.device
+@options.sampling_performance
 def demo(out: Path, **settings: Any) -> None:
     """Sample digits with the bundled DiT and SiT and evaluate them.
 

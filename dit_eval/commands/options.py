@@ -56,6 +56,22 @@ device = click.option(
     show_default=True,
     help="Device to compute on.",
 )
+sampling_batch_size = click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=32,
+    show_default=True,
+    help="Images sampled at a time.",
+)
+precision = click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32", "bf16"]),
+    help="Compute precision of the network.  [default: tf32 on a GPU, fp32 on a CPU]",
+)
+compile_network = click.option(
+    "--compile", is_flag=True, help="Compile the blocks of the network with torch.compile."
+)
 offline = click.option("--offline", is_flag=True, help="Do not use the network; use cached files only.")
 batch_size = click.option(
     "--batch-size",
@@ -111,6 +127,13 @@ def num_samples(**attributes: Any) -> Callable[[Command], Command]:
         return command
 
     return add_options
+
+
+def sampling_performance(command: Command) -> Command:
+    """The options that decide how fast images are sampled."""
+    for option in (compile_network, precision, sampling_batch_size):  # shown in reverse order
+        command = option(command)
+    return command
 
 
 def feature_extraction(command: Command) -> Command:

@@ -100,9 +100,9 @@ def _number(
 )
 @cloup.option_group(
     "Performance",
-    _number("--batch-size", "Images sampled at a time.", default=32),
-    _choice("--precision", "fp32 tf32 bf16", "Compute precision of the network.", default="fp32"),
-    click.option("--compile", is_flag=True, help="Compile the network with torch.compile."),
+    options.sampling_batch_size,
+    options.precision,
+    options.compile_network,
     options.device,
     click.option("--shard", metavar="K/N", callback=_parse_shard, help="Run as part K of N of a job array."),
 )

@@ -35,6 +35,7 @@ def reproduce() -> None:
 @options.num_samples(help="Images per batch.  [default: the model's, or 50000]")
 @options.inception
 @options.device
+@options.sampling_performance
 def reproduce_table(out: Path, **settings: Any) -> None:
     """Sample at guidance scales 1.0, 1.25 and 1.5 and evaluate.
 

@@ -51,6 +51,9 @@ def evaluate_guidance_scales(
     num: int | None = None,
     inception: str | Path | None = None,
     device: str = "auto",
+    batch_size: int = 32,
+    precision: str | None = None,
+    compile: bool = False,
     command: str | None = None,
     sampling_progress: OpenProgress = nullcontext,
     evaluation_progress: OpenProgress = nullcontext,
@@ -58,10 +61,10 @@ def evaluate_guidance_scales(
     """Sample a model at guidance scales 1.0, 1.25 and 1.5 and evaluate each batch.
 
     model: a registered model whose entry names its reference; num: images per batch, None for the number in
-    that entry or 50,000; inception: see `evaluate`; command: kept in the results; sampling_progress,
-    evaluation_progress: context managers that give the callbacks for `generate` and `evaluate`. Resumable:
-    the same call continues after an interruption. Under torchrun every rank makes the call, and ranks other
-    than 0 get None. Raises subclasses of DitEvalError.
+    that entry or 50,000; inception: see `evaluate`; batch_size, precision, compile: see `generate`; command:
+    kept in the results; sampling_progress, evaluation_progress: context managers that give the callbacks for
+    `generate` and `evaluate`. Resumable: the same call continues after an interruption. Under torchrun every
+    rank makes the call, and ranks other than 0 get None. Raises subclasses of DitEvalError.
     """
     folder, rank = Path(folder), Rank.from_environment()
     spec = find_model(model)
@@ -79,7 +82,17 @@ def evaluate_guidance_scales(
         for cfg in GUIDANCE_SCALES:
             batch = folder / f"cfg-{cfg:.2f}.npz"
             with sampling_progress() as progress:
-                generate(model, cfg=cfg, num=num, out=batch, device=device, progress=progress)
+                generate(
+                    model,
+                    cfg=cfg,
+                    num=num,
+                    out=batch,
+                    batch_size=batch_size,
+                    precision=precision,
+                    compile=compile,
+                    device=device,
+                    progress=progress,
+                )
             wait_for_all(rank)  # the rank that samples the last image writes the batch
             out = batch.with_suffix(".result.json")
             result = _existing_result(out, batch, identity) if rank.index == 0 else None

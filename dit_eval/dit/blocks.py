@@ -33,7 +33,7 @@ def modulation(hidden_size: int, parts: int) -> nn.Sequential:
 
 
 def modulate(x: Tensor, shift: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """x · factor + shift in `dtype`, for x (N, T, D), shift and factor (N, 1, D); factor is 1 + DiT's scale."""
+    """x · factor + shift in `dtype`, for x (N, T, D) and shift, factor (N, 1, D), factor = 1 + scale."""
     if x.dtype == dtype:
         return torch.addcmul(shift, x, factor)
     return torch.addcmul(shift, x, factor, out=x.new_empty(x.shape, dtype=dtype))  # one kernel casts too
@@ -50,12 +50,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, D) → (N, T, D)."""
-        q, k, v = (
-            self.qkv(x.to(self.qkv.weight.dtype))
-            .unflatten(-1, (3, self.num_heads, -1))
-            .permute(2, 0, 3, 1, 4)
-            .unbind(0)
-        )
+        qkv = self.qkv(x.to(self.qkv.weight.dtype)).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         x = F.scaled_dot_product_attention(q, k, v)  # (N, num_heads, T, D / num_heads)
         return self.proj(x.transpose(1, 2).flatten(2))
 
@@ -72,11 +68,8 @@ class CrossAttention(nn.Module):
 
     def condition(self, sequence: Tensor) -> Tensor:
         """(N, S, D) → keys and values (N, 2, num_heads, S, D / num_heads)."""
-        return (
-            self.kv(sequence.to(self.kv.weight.dtype))
-            .unflatten(-1, (2, self.num_heads, -1))
-            .permute(0, 2, 3, 1, 4)
-        )
+        kv = self.kv(sequence.to(self.kv.weight.dtype)).unflatten(-1, (2, self.num_heads, -1))
+        return kv.permute(0, 2, 3, 1, 4)
 
     def forward(self, x: Tensor, kv: Tensor) -> Tensor:
         """(N, T, D), keys and values → (N, T, D)."""

@@ -197,11 +197,23 @@ class DiT(nn.Module):
         x = self.final_layer(x[:, :num_patches], condition.final)  # (N, T, p · p · C_out)
         return self._unpatchify(x)
 
+    def prepare(self, *, precision: str, compiled: bool = False) -> DiT:
+        """This network, converted in place for inference.
+
+        precision: "bf16" computes attention and MLPs in bfloat16; "fp32" and "tf32" differ only in the setting
+        of `runtime.precision.computation`. compiled: compile the blocks.
+        """
+        if precision == "bf16":
+            self.cast_blocks(torch.bfloat16)
+        if compiled:
+            self.compile_blocks()
+        return self
+
     def cast_blocks(self, dtype: torch.dtype) -> None:
         """Cast the weights of attention and MLPs, once and in place; they then compute in `dtype`.
 
-        Everything else stays in float32: the residual stream, LayerNorm, embeddings, modulations and the
-        final layer. For inference only.
+        The residual stream, LayerNorm, embeddings, modulations and the final layer stay in float32. For
+        inference only.
         """
         for module in self.blocks.modules():
             if isinstance(module, (Attention, CrossAttention, MLP)):

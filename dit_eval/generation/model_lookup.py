@@ -96,10 +96,7 @@ class ModelSpec:
         weights that cannot be loaded.
         """
         network = load_dit(self.weights, self.config, device=device, projectors=self.noise_at == 1)
-        if settings["precision"] == "bf16":
-            network.cast_blocks(torch.bfloat16)
-        if settings["compile"]:
-            network.compile_blocks()
+        network.prepare(precision=settings["precision"], compiled=settings["compile"])
         decode, decoder, factor = None, "pixels", 1
         if network.in_channels == _LATENT_CHANNELS:
             loaded_vae = load_vae(str(vae or self.defaults.get("vae", "ema")), device)

@@ -20,7 +20,7 @@ _OTHERS = (("cuda", "conv"), ("cuda", "rnn"), ("mkldnn", "conv"), ("mkldnn", "rn
 
 
 def default_precision(device: torch.device) -> str:
-    """The precision of sampling if none is requested: TF32 on CUDA, as DiT's released code, else float32."""
+    """The precision of sampling if none is requested: TF32 on CUDA, as in DiT's released code, else fp32."""
     return "tf32" if device.type == "cuda" else "fp32"
 
 

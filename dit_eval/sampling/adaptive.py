@@ -64,16 +64,14 @@ def dopri5(velocity: Velocity, x: Tensor, start: float, end: float) -> Tensor:
         accepted = moving & ~(error > 1)
         t = torch.where(accepted, t_next, t)
         x = torch.where(_per_image(accepted, x), x_next, x)
-        slope = torch.where(
-            _per_image(accepted, x), slopes[-1], slope
-        )  # the last stage is the next first one
+        slope = torch.where(_per_image(accepted, x), slopes[-1], slope)  # first of the next step
         change = (_SAFETY * error ** (-1 / _ORDER)).clamp(_SHRINK, _GROW)
         step = step * torch.where(error < 1, change.clamp(min=1), change)
     return x
 
 
 def _first_step(velocity: Velocity, x: Tensor, slope: Tensor, t: Tensor, end: float) -> Tensor:
-    """The first step of every image, (N,) float64, from the slopes at its start and a tiny step from there."""
+    """The first step of every image, (N,) float64, from its slopes at the start and a tiny step later."""
     tolerance = ATOL + RTOL * x.abs()
     d0, d1 = _rms(x / tolerance), _rms(slope / tolerance)
     h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1).minimum(end - t)

@@ -109,8 +109,8 @@ class ImageNoise:
 def _steps_at_once(numbers: int, device: torch.device) -> int:
     """How many steps of so many numbers are drawn at once.
 
-    On a CUDA device at most two million numbers, for which 130 MB are needed, and 32 steps, because the last
-    ones of a chain may be drawn in vain. On a CPU one step, which takes as long per number.
+    On a CUDA device at most two million numbers, which take 130 MB, and 32 steps, because the last ones of a
+    chain may be drawn in vain. On a CPU one step, which takes as long per number.
     """
     return max(1, min(32, 2**21 // numbers)) if device.type == "cuda" else 1
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class PathCoefficients(NamedTuple):
-    """α, σ and their derivatives with respect to time, at one time, or at the time of each image (tensors)."""
+    """α, σ and their derivatives with respect to time: at one time, or tensors for the times of images."""
 
     alpha: Any
     sigma: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -58,11 +59,13 @@ def run(tmp_path: Path):
 def test_the_actions_steps_draw_measure_and_pass_and_fail_where_the_model_is_worse(
     run, tmp_path: Path
 ) -> None:
-    for folder, options in (("good", "--steps 10"), ("bad", "--steps 2")):
+    for folder, options in (("good", "--steps 10 --precision bf16 --batch-size 50"), ("bad", "--steps 2")):
         for step in ("Sample", "Evaluate"):
             done = run(step, folder=folder, num=100, sample_options=options)
             assert done.returncode == 0, done.stderr
     baseline = "good/result.json"
+    plan = json.loads((tmp_path / baseline).read_text("utf-8"))["samples"]["plan"]
+    assert (plan["precision"], plan["batch_size"]) == ("bf16", 50)
     assert run("Check", folder="good", baseline=baseline).returncode == 0
     worse = run("Check", folder="bad", baseline=baseline)
     assert worse.returncode == 1, worse.stderr

@@ -8,11 +8,15 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
+from dit_eval.cli import main
 from dit_eval.commands.sample import sample
+from dit_eval.diagnostics import reproduce
 from dit_eval.errors import UsageError
 from dit_eval.generation.model_lookup import ModelSpec
 from dit_eval.generation.plan import choose_settings
+from dit_eval.runtime.precision import PRECISIONS
 from dit_eval.sampling.flow_schedules import DIFFUSION, LAST_STEPS, ODE_SOLVERS, SDE_SOLVERS
 from dit_eval.sampling.paths import PATHS, PREDICTIONS
 from dit_eval.sampling.samplers import SAMPLERS
@@ -134,9 +138,29 @@ def test_option_that_no_sampler_has_is_a_programming_error():
         ("last_step", LAST_STEPS),
         ("path", PATHS),
         ("prediction", PREDICTIONS),
+        ("precision", PRECISIONS),
     ],
 )
 def test_command_offers_all_choices(option, choices):
     (kind,) = (parameter.type for parameter in sample.params if parameter.name == option)
     assert isinstance(kind, click.Choice)
     assert list(kind.choices) == list(choices)
+
+
+@pytest.mark.parametrize("command", [["reproduce", "table2", "--model", "digits"], ["demo"]])
+def test_commands_that_sample_pass_on_what_decides_the_speed(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def generate(*_: Any, **settings: Any) -> None:
+        calls.append(settings)
+        raise UsageError("stopped")
+
+    monkeypatch.setattr(reproduce, "generate", generate)
+    for arguments in (["--precision", "bf16", "--compile", "--batch-size", "7"], []):
+        options = ["--device", "cpu", "--out", str(tmp_path), *arguments]
+        found = CliRunner().invoke(main, [*command, *options])
+        assert isinstance(found.exception, UsageError)
+    chosen = [(call["precision"], call["compile"], call["batch_size"]) for call in calls]
+    assert chosen == [("bf16", True, 7), (None, False, 32)]

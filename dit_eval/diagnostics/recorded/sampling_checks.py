@@ -128,10 +128,10 @@ def networks(setup: Setup, *, precision: str) -> list[CertifiedNumber]:
     forward, sampling = (2e-6, 1e-5) if precision == "fp32" else [8 * _UNIT_ROUNDOFF[precision]] * 2
     numbers = []
     with computation(precision, setup.device), torch.inference_mode():
-        networks = {name: synthetic_dit(name, setup.device) for name in dit_weights.CONFIGS}
-        if precision == "bf16":
-            for network in networks.values():
-                network.cast_blocks(torch.bfloat16)
+        networks = {
+            name: synthetic_dit(name, setup.device).prepare(precision=precision)
+            for name in dit_weights.CONFIGS
+        }
         for name, recorded in _PASSES.items():
             numbers.append(_compared(name, *_forward(networks[recorded.network], recorded), forward))
         for name, recorded in _PASSES.items():
