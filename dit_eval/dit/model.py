@@ -200,8 +200,8 @@ class DiT(nn.Module):
     def prepare(self, *, precision: str, compiled: bool = False) -> DiT:
         """This network, converted in place for inference.
 
-        precision: "bf16" computes attention and MLPs in bfloat16; "fp32" and "tf32" differ only in the setting
-        of `runtime.precision.computation`. compiled: compile the blocks.
+        precision: "bf16" computes attention and MLPs in bfloat16; "fp32" and "tf32" differ only by the
+        setting of `runtime.precision.computation`. compiled: compile the blocks.
         """
         if precision == "bf16":
             self.cast_blocks(torch.bfloat16)
