@@ -29,11 +29,11 @@ ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "heun3": 3, "rk4": 4}
 
 
 def flow_ode(steps: int | None, **changes: Any) -> FlowSchedule:
-    return ode_schedule(steps, **{**SAMPLERS["ode"].options, **changes})
+    return ode_schedule(steps, **SAMPLERS["ode"].split({**SAMPLERS["ode"].options, **changes})[1])
 
 
 def flow_sde(steps: int | str, **changes: Any) -> FlowSchedule:
-    return sde_schedule(steps, **{**SAMPLERS["sde"].options, **changes})
+    return sde_schedule(steps, **SAMPLERS["sde"].split({**SAMPLERS["sde"].options, **changes})[1])
 
 
 def noise_of(images: int) -> ImageNoise:

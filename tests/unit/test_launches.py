@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
-from dit_eval.dit import BLOCKS, DiT, DiTConfig, build_dit
+from dit_eval.dit import BLOCKS, DiT, DiTConfig, build_dit, checkpoints
+from dit_eval.generation import decode, pipeline
+from dit_eval.generation.pipeline import generate
 from dit_eval.runtime.precision import PRECISIONS
 from dit_eval.sampling import SAMPLERS
 from dit_eval.sampling.guidance import guided
 from dit_eval.sampling.noise import ImageNoise
+from tests.fake_cuda import fake_cuda as fake_device
 from tests.launches import CUDA, Launches, fake_cuda
 
 TINY = DiTConfig(depth=2, hidden_size=64, num_heads=2, patch_size=2)
@@ -156,3 +163,51 @@ class Products(Launches):
             (dtype,) = {x.dtype for x in args if isinstance(x, torch.Tensor)}
             self.found.append(dtype)
         return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+class InThisThread:
+    """Instead of a thread pool: fake tensors belong to one thread."""
+
+    def __init__(self, workers: int) -> None: ...
+
+    def submit(self, function: Callable[..., None], *args: Any) -> Future[None]:
+        function(*args)
+        future: Future[None] = Future()
+        future.set_result(None)
+        return future
+
+    def shutdown(self) -> None: ...
+
+
+@pytest.mark.parametrize("precision", [None, "fp32", "bf16"])
+@pytest.mark.parametrize(
+    "options",
+    [{"sampler": "ddpm"}, {"sampler": "ddim", "cfg_interval": (0.1, 1.0)}, {"sampler": "sde"}],
+    ids=lambda options: options["sampler"],
+)
+def test_generate_runs_on_cuda_from_weights_to_the_finished_batch(
+    precision: str | None, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors on the wrong device would raise. Cards are named in the plan where they decide the rounding."""
+    weights = build_dit(TINY, input_size=8, in_channels=3, num_classes=10).state_dict()
+    save_file(weights, tmp_path / "tiny.safetensors")
+    monkeypatch.setattr(checkpoints, "load_file", lambda _: dict(weights))  # cannot read into fake tensors
+    monkeypatch.setattr(decode, "ThreadPoolExecutor", InThisThread)
+    monkeypatch.setattr(pipeline, "_macs", lambda _: 1)  # counted by tracing, but not with fake tensors
+    with fake_device():
+        out = generate(
+            TINY,
+            ckpt=tmp_path / "tiny.safetensors",
+            out=tmp_path / "batch.npz",
+            num=6,
+            steps=5,
+            cfg=1.5,
+            batch_size=4,
+            device="cuda",
+            precision=precision,
+            progress=lambda _: None,
+            **options,
+        )
+    plan = json.loads(out.with_suffix(".json").read_text("utf-8"))["plan"]
+    assert plan["precision"] == (precision or "tf32")
+    assert plan["device"] == ("cuda" if precision == "fp32" else "fake CUDA device")
