@@ -133,7 +133,7 @@ def ours_frechet(device: str) -> Work:
 
 
 def sqrtm_frechet(device: str) -> Work:
-    """As ADM's program, pytorch-fid and clean-fid: scipy's root of the product of the covariances, on the CPU."""
+    """As ADM's program, pytorch-fid and clean-fid: scipy's root of the covariances' product, on the CPU."""
     from scipy.linalg import sqrtm
 
     a, b = gaussians()
@@ -184,7 +184,7 @@ def ours_precision_recall(m: int, n: int, device: str) -> Work:
 
 
 def numpy_precision_recall(m: int, n: int, device: str) -> Work:
-    """ADM's method in NumPy, on the CPU: whole blocks of 10,000 × 10,000, each pair of a set with itself twice."""
+    """ADM's method in NumPy, on the CPU: blocks of 10,000 × 10,000, each pair of a set with itself twice."""
     reference, samples = features(m, n)
     block = 10_000
 

@@ -153,7 +153,7 @@ def gaussian(features: np.ndarray) -> Any:
 
 def resized(name: str, images: torch.Tensor) -> torch.Tensor:
     """The input of a network for uint8 images (N, H, W, 3)."""
-    resize = find("features", "RESIZES")[name]
+    resize: Any = find("features", "RESIZES")[name]
     if callable(resize):  # formerly a single step
         return resize(images)
     if resize.on_host:
