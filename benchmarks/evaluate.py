@@ -133,7 +133,7 @@ def ours_frechet(device: str) -> Work:
 
 
 def sqrtm_frechet(device: str) -> Work:
-    """As ADM's program, pytorch-fid and clean-fid: scipy's root of the product of covariances, on the CPU."""
+    """As ADM's program, pytorch-fid and clean-fid: scipy's root of the covariances' product, on the CPU."""
     from scipy.linalg import sqrtm
 
     a, b = gaussians()

@@ -153,8 +153,8 @@ def gaussian(features: np.ndarray) -> Any:
 
 def resized(name: str, images: torch.Tensor) -> torch.Tensor:
     """The input of a network for uint8 images (N, H, W, 3)."""
-    resize = find("features", "RESIZES")[name]
-    if callable(resize):  # formerly a single step
+    resize: Any = find("features", "RESIZES")[name]
+    if not hasattr(resize, "on_device"):  # formerly a single step
         return resize(images)
     if resize.on_host:
         images = torch.from_numpy(np.stack([resize.on_host(image) for image in images.numpy()]))

@@ -131,7 +131,8 @@ class FeatureExtraction:
         shares = gather_to_rank0(self.rank, _in_memory(stats.to_arrays()))
         for share in shares[1:]:
             stats.append(share, moments=False)
-        stats.set_moments(moments)
+        if shares:
+            stats.set_moments(moments)
 
     def _read_cache(self, entry: Path, images: Images) -> tuple[FeatureStats, str] | None:
         """The statistics in a cache entry, and the digest of the images, which is taken at the same time.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,8 @@ def extractor(golden_inception: Path) -> FeatureExtractor:
 @contextmanager
 def ambient_precision() -> Iterator[None]:
     """Autocast to bfloat16, and TF32 wherever torch has a switch for it."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    backends: Any = torch.backends
+    matmul, cudnn = backends.cuda.matmul, backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = True
     try:
@@ -135,9 +137,9 @@ def moments_of(rows: np.ndarray, device: str = "cpu") -> Gaussian:
 @pytest.mark.parametrize(("name", "kind"), [("fid", "pool"), ("sfid", "spatial")])
 def test_the_distance_is_exact_in_float64(case: str, name: str, kind: str) -> None:
     arrays = golden_features.case(case)
-    sides = [moments_of(arrays[f"{side}_{kind}"], "cuda") for side in ("samples", "ref")]
+    a, b = (moments_of(arrays[f"{side}_{kind}"], "cuda") for side in ("samples", "ref"))
     exact = expected()["evaluator_on_features"][case]["exact_float64"][name]
-    assert frechet_distance(*sides, "cuda") == pytest.approx(exact, rel=1e-10)
+    assert frechet_distance(a, b, "cuda") == pytest.approx(exact, rel=1e-10)
 
 
 @pytest.mark.parametrize("case", CASES)

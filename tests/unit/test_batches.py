@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from dit_eval.errors import BatchError
-from dit_eval.io.batches import ArrayImages, open_images, prefetch
+from dit_eval.io.batches import ArrayImages, map_in_threads, open_images, prefetch
 from dit_eval.io.image_files import natural_order
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
@@ -396,3 +396,30 @@ def test_a_consumer_that_stops_early_ends_the_producer() -> None:
     stream.close()  # type: ignore[attr-defined]
     assert threading.active_count() == threads
     assert len(produced) <= 4
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_map_in_threads_keeps_the_order_and_works_only_so_far_ahead(threads: int) -> None:
+    begun: list[int] = []
+
+    def square(number: int) -> int:
+        begun.append(number)
+        return number**2
+
+    squares = map_in_threads(square, range(20), ahead=3, threads=threads)
+    for number in range(20):
+        assert next(squares) == number**2
+        assert len(begun) <= number + 4
+    assert list(squares) == []
+
+
+def test_a_map_in_threads_raises_errors_and_ends_its_threads() -> None:
+    threads = threading.active_count()
+    halves = map_in_threads(lambda number: 1 / number, [2, 1, 0, 3], ahead=1)
+    assert [next(halves), next(halves)] == [0.5, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(halves)
+    halves = map_in_threads(abs, range(100), ahead=5)
+    next(halves)
+    halves.close()
+    assert threading.active_count() == threads

@@ -8,6 +8,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,13 +18,17 @@ import torch
 from PIL import Image
 
 from dit_eval.errors import StatisticsError, UsageError
+from dit_eval.evaluation.extraction import load_extraction
 from dit_eval.evaluation.feature_stats import DiskRows, FeatureStats
 from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.features.network import Activations
 from dit_eval.io import assets
+from dit_eval.io.batches import open_images
 from dit_eval.io.cache import features_limit, features_path, list_cache, store_features
+from dit_eval.io.image_files import FileSet
 from dit_eval.io.npz import Rows, write_npz
 from dit_eval.results.result import Result
+from dit_eval.runtime.distributed import Rank
 from tests.command import assert_one_sentence, dit_eval
 
 DIGITS = assets.folder("reference_stats") / "digits.npz"
@@ -149,6 +154,73 @@ def test_a_folder_a_zip_and_an_npz_of_the_same_images_share_one_entry(
     assert [result.samples["cached"] for result in results] == [False, True, True]
     assert len(features_in(own_cache)) == 2  # of the samples and of the reference
     assert len({result.metrics["fid"] for result in results}) == 1
+
+
+def test_batches_that_begin_alike_are_told_apart(digits: np.ndarray, tmp_path: Path, own_cache: Path) -> None:
+    images = digits[:100].copy()
+    write_npz(tmp_path / "one.npz", {"arr_0": images})
+    images[-1] ^= 255
+    write_npz(tmp_path / "other.npz", {"arr_0": images})
+    one, other, again = (evaluated(tmp_path / f"{name}.npz") for name in ("one", "other", "one"))
+    assert [result.samples["cached"] for result in (one, other, again)] == [False] * 3
+    assert len(features_in(own_cache)) == 2  # of the reference, and of the samples that were last
+    assert one.samples["digest"] == again.samples["digest"] != other.samples["digest"]
+    assert_same_numbers(again, one)
+    assert other.metrics["fid"] == evaluated(tmp_path / "other.npz", cache=False).metrics["fid"]
+    assert other.metrics["fid"] != one.metrics["fid"]
+
+
+def test_a_file_changed_in_place_is_noticed_whatever_its_times_say(
+    digits: np.ndarray, tmp_path: Path
+) -> None:
+    path, images = tmp_path / "batch.npz", digits[:100].copy()
+    write_npz(path, {"arr_0": images})
+    before, status = evaluated(path), path.stat()
+    images[-1] ^= 255
+    with path.open("r+b") as file:  # the same file and size
+        changed = tmp_path / "changed.npz"
+        write_npz(changed, {"arr_0": images})
+        file.write(changed.read_bytes())
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (status.st_ino, status.st_mtime_ns)
+    after = evaluated(path)
+    assert not after.samples["cached"]
+    assert after.samples["digest"] == open_images(path).digest() != before.samples["digest"]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_every_image_file_is_decoded_once(
+    digits: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: bool
+) -> None:
+    for number, image in enumerate(digits[:70]):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    decode, decoded = FileSet.decode, []
+
+    def count(files: FileSet, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
+        decoded.append(name)
+        return decode(files, name, size)
+
+    monkeypatch.setattr(FileSet, "decode", count)
+    evaluated(tmp_path, cache=cache)
+    assert len(decoded) == 70 + 1 + (16 if cache else 0)  # the size, and the name of the entry
+
+
+def test_no_rank_but_the_first_hashes(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hashed(*_: object) -> None:
+        raise AssertionError("an image was hashed")
+
+    sent = []
+    monkeypatch.setattr("dit_eval.evaluation.extraction.broadcast_from_rank0", lambda _, value: value)
+    monkeypatch.setattr("dit_eval.evaluation.extraction.sum_to_rank0", sent.append)
+    monkeypatch.setattr(
+        "dit_eval.evaluation.extraction.gather_to_rank0", lambda _, arrays: sent.append(arrays) or []
+    )
+    monkeypatch.setattr("dit_eval.io.npz.array_hash", hashed)
+    extraction = replace(load_extraction("digits", device="cpu"), rank=Rank(1, 2, 1))
+    stats, record = extraction.extract(open_images(batch), "samples", None)
+    assert (stats, record) == (None, {})
+    moments, arrays = sent
+    assert moments["n"] == len(arrays["features"]) == 750
 
 
 def test_skipped_files_and_a_reference_with_the_name_of_a_registered_one_are_warnings_of_the_result(

@@ -156,7 +156,8 @@ def test_influences_of_the_inception_score_are_computed_on_the_device() -> None:
 def test_precision_and_recall_wait_a_few_times_however_many_blocks_there_are(float16: bool) -> None:
     def waits(n: int) -> int:
         with fake_cuda() as calls:
-            precision_recall(*np.zeros((2, n, 8), np.float32), device="cuda", float16=float16)
+            reference, samples = np.zeros((2, n, 8), np.float32)
+            precision_recall(reference, samples, device="cuda", float16=float16)
         return len(calls.synchronising)
 
     assert waits(2100) == waits(6100) <= 14
