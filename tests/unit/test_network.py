@@ -71,7 +71,6 @@ def test_guided_forward_in_bf16_is_the_originals_within_its_rounding(name: str, 
     with torch.autocast("cpu", torch.bfloat16):
         autocast = error(dit)
     ours = error(dit.prepare(precision="bf16", compiled=False))
-    print(name, autocast, ours)
     assert 1e-4 < ours <= tolerance
     assert ours < autocast
 
@@ -103,4 +102,3 @@ def test_blocks_are_compiled_as_one_graph_for_each_shape(
         output = compiled.denoise(x, compiled.condition(t, y))
         assert torch.equal(output, eager.denoise(x, eager.condition(t, y)))
         assert len(graphs) == expected
-    assert compiled.passes == 15
