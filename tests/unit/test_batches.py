@@ -315,7 +315,7 @@ def test_a_zip_of_images_may_hold_labels_beside_them(folder: Path, tmp_path: Pat
         (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer to .* LFS.*`git lfs pull`"),
         (b"<!doctype html>", "is a web page; .*Download the file itself"),
         (tar(), "is a tar archive; .*Unpack it first"),
-        (gzip.compress(tar()), "is a gzip-compressed file; .*Unpack it first"),
+        (gzip.compress(tar(), mtime=0), "is a gzip-compressed file; .*Unpack it first"),
         (png(IMAGES[0], format="GIF"), "is a GIF image; .*Save the frames as PNG files in a folder"),
         (png(IMAGES[0]), "is a single PNG image; .*Pass the folder that holds the images"),
         (zipped_names("archive/data.pkl"), "is a PyTorch checkpoint; .*It holds weights"),

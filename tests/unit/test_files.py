@@ -179,7 +179,7 @@ CONTENTS: list[tuple[str, bytes, FileKind]] = [
     ("a.pkl", pickle.dumps({"a": 1}), "pickle"),
     ("a.npy", saved(np.save, ..., np.zeros(3)), "npy"),
     ("a.npz", saved(np.save, ..., np.zeros(3)), "npy"),
-    ("a.npz", gzip.compress(NPZ), "gzip"),
+    ("a.npz", gzip.compress(NPZ, mtime=0), "gzip"),
     ("a.tar", tar(), "tar"),
     ("a.jpg", image("PNG"), "png"),
     ("a.png", image("JPEG"), "jpeg"),
