@@ -16,7 +16,7 @@ from dit_eval.errors import AssetError, UsageError
 from tools.record import exact, stored
 from tools.record.__main__ import PARTS, expected_from, main
 from tools.record.compare import all_rules, compare, table, tolerances
-from tools.record.environments import environments
+from tools.record.environments import Environment, RunFailedError, environments
 from tools.record.quantities import Quantities
 from tools.record.sources import PROGRAMS, Program, collect
 
@@ -165,6 +165,42 @@ def test_only_what_the_chosen_parts_make_is_expected_of_them(recorded: Quantitie
     assert {name.split("/")[0] for name in chosen} == {"sit", "expected"}
     assert "expected/programs/SiT/versions/torch" in chosen
     assert not any("evaluator" in name or "DiT" in name for name in chosen)
+
+
+@pytest.fixture
+def replayed(monkeypatch: pytest.MonkeyPatch, recorded: Quantities) -> Quantities:
+    """The runners find what this mapping holds, at first what is stored; the part "dit" fails."""
+    now = dict(recorded)
+    programs = stored.read_numbers()["programs"]
+
+    def run(self: Environment, runner: str, program: Path, *arguments: str) -> Quantities:
+        if runner == "run_dit":
+            raise RunFailedError("ended with exit code -15.")
+        return {name: value for name, value in now.items() if re.fullmatch(PARTS["sit"].makes, name)}
+
+    monkeypatch.setattr("tools.record.__main__.collect", lambda *_: Path())
+    monkeypatch.setattr(Environment, "create", lambda self: None)
+    monkeypatch.setattr(Environment, "versions", lambda self, names: programs["SiT"]["versions"])
+    monkeypatch.setattr(Environment, "run", run)
+    return now
+
+
+def test_agreement_exits_with_0_and_disagreement_with_1(replayed: Quantities) -> None:
+    agreed = CliRunner().invoke(main, ["sit"])
+    assert agreed.exit_code == 0, agreed.output
+    assert re.search(r"^(\d+) of \1 comparisons agree; parts: sit\.$", agreed.output, re.MULTILINE)
+    replayed["sit/forward"] = replayed["sit/forward"] * np.float32(1.001)
+    differed = CliRunner().invoke(main, ["sit"])
+    assert differed.exit_code == 1
+    assert re.search("^ *! +sit/forward ", differed.output, re.MULTILINE)
+
+
+def test_a_part_that_fails_costs_none_of_the_others(replayed: Quantities) -> None:
+    result = CliRunner().invoke(main, ["dit", "sit"])
+    assert isinstance(result.exception, RunFailedError)
+    assert "dit failed" in str(result.exception)
+    assert "parts: sit." in result.output
+    assert "missing" not in result.output
 
 
 def test_files_are_written_as_they_were_but_for_what_was_found(recorded: Quantities, tmp_path: Path) -> None:

@@ -32,6 +32,10 @@ _VERSIONS = (
 )
 
 
+class RunFailedError(DitEvalError):
+    """An original program, or what runs it, has failed or was ended."""
+
+
 class Environment:
     """A virtual environment in `folder`, for programs whose recorded versions agree."""
 
@@ -72,7 +76,7 @@ class Environment:
         """What a runner records. program: the folder from which the original is imported.
 
         The runner sees the recipes in tests/golden and the original; nothing else of this project is
-        imported. Raises DitEvalError if it fails.
+        imported. Raises RunFailedError.
         """
         path = os.pathsep.join(map(str, (program, ROOT)))  # the original first: it may be called `models`
         with TemporaryDirectory(dir=self.folder) as work:
@@ -83,7 +87,9 @@ class Environment:
                 check=False,
             )
             if ran.returncode:
-                raise DitEvalError(f"{' '.join((runner, *arguments))} failed; its traceback is above.")
+                raise RunFailedError(
+                    f"{' '.join((runner, *arguments))} ended with exit code {ran.returncode}."
+                )
             return load(Path(work, "recorded.npz"))
 
 
