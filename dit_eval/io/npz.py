@@ -24,7 +24,7 @@ from typing import IO, Any, cast
 import numpy as np
 
 from dit_eval.errors import BatchError
-from dit_eval.io.checksums import BackgroundHash, crc32_append
+from dit_eval.io.checksums import BackgroundHash, Crc32, crc32_append
 from dit_eval.io.files import atomic_file
 
 _CHUNK = 1 << 22
@@ -113,18 +113,18 @@ class Member:
                 yield block
 
     def verified_blocks(self) -> Iterator[np.ndarray]:
-        """All rows, in arrays of a few megabytes.
+        """All rows, in arrays of a few megabytes, which must not be changed.
 
         Raises BatchError after the last of them if they do not match the CRC of the archive.
         """
-        crc = 0
-        for block in self.blocks(max(1, _CHUNK // max(1, self.row_bytes))):
-            crc = zlib.crc32(_as_bytes(block), crc)
-            yield block
-        if crc != self.crc:
-            raise BatchError(
-                f"{self.path}: {self.name!r} does not match its checksum; make or fetch it again."
-            )
+        with BackgroundHash(Crc32()) as crc:
+            for block in self.blocks(max(1, _CHUNK // max(1, self.row_bytes))):
+                crc.update(_as_bytes(block))
+                yield block
+            if crc.hexdigest() != f"{self.crc:08x}":
+                raise BatchError(
+                    f"{self.path}: {self.name!r} does not match its checksum; make or fetch it again."
+                )
 
     def read(self) -> np.ndarray:
         """The whole array. Raises BatchError if it is damaged or does not match its checksum."""
