@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -13,10 +14,25 @@ _CRC32_POLYNOMIAL = 0xEDB88320  # bit 31 is the coefficient of x⁰, as in zlib
 _ONE, _X8 = 1 << 31, 1 << 23
 
 
-class BackgroundHash:
-    """A hash that is updated in a thread of its own, a few blocks behind; hashlib releases the GIL."""
+class Crc32:
+    """CRC-32 with the methods of a hash."""
 
-    def __init__(self, hash: hashlib._Hash) -> None:
+    def __init__(self) -> None:
+        self._crc = 0
+
+    def update(self, data: Any) -> None:
+        """Add a buffer of bytes."""
+        self._crc = zlib.crc32(data, self._crc)
+
+    def hexdigest(self) -> str:
+        """The CRC-32 of all data so far, in eight hexadecimal digits."""
+        return f"{self._crc:08x}"
+
+
+class BackgroundHash:
+    """A hash that is updated in a thread of its own, a few blocks behind, which hashlib and zlib allow."""
+
+    def __init__(self, hash: hashlib._Hash | Crc32) -> None:
         self._hash = hash
         self._thread = ThreadPoolExecutor(1)
         self._pending: deque[Future[None]] = deque()

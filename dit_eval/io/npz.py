@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import numpy as np
 
 from dit_eval.errors import BatchError
-from dit_eval.io.checksums import BackgroundHash, crc32_append
+from dit_eval.io.checksums import BackgroundHash, Crc32, crc32_append
 from dit_eval.io.files import atomic_file
 
 if TYPE_CHECKING:
@@ -116,15 +116,15 @@ class Member:
                 yield block
 
     def verified_blocks(self) -> Iterator[np.ndarray]:
-        """All rows, in arrays of a few megabytes.
+        """All rows, in arrays of a few megabytes, which must not be changed.
 
         Raises BatchError after the last of them if they do not match the CRC of the archive.
         """
-        crc = 0
-        for block in self.blocks(max(1, _CHUNK // max(1, self.row_bytes))):
-            crc = zlib.crc32(_as_bytes(block), crc)
-            yield block
-        self.require_crc(crc)
+        with BackgroundHash(Crc32()) as crc:
+            for block in self.blocks(max(1, _CHUNK // max(1, self.row_bytes))):
+                crc.update(_as_bytes(block))
+                yield block
+            self.require_crc(int(crc.hexdigest(), 16))
 
     def require_crc(self, crc: int) -> None:
         """Raise BatchError if this is not the CRC-32 of the data."""
