@@ -83,8 +83,10 @@ def test_n_instead_of_n_minus_1_is_found(
 def test_guidance_on_four_channels_is_found(
     failed: Callable[[str], set[str]], monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    assert guided.__kwdefaults__["channels"] == 3
-    monkeypatch.setitem(guided.__kwdefaults__, "channels", 4)
+    defaults = guided.__kwdefaults__
+    assert defaults is not None
+    assert defaults["channels"] == 3
+    monkeypatch.setitem(defaults, "channels", 4)
     passes, chains = sampling_checks._PASSES, sampling_checks._CHAINS
     assert failed(f"networks in {precision}") == {*(f"{name} guided" for name in passes), *chains}
 
