@@ -10,6 +10,7 @@ faster; the share is of the rate of large matrix products in ours' precision, me
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -139,7 +140,7 @@ def main(
     for model in map(model_name, models):
         dit, peer = same_weights(model, device)
         vae = small_vae().to(device)  # type: ignore[arg-type]
-        batch_sampler = BatchSampler(dit, plan_of(images, steps, precision, compiled, device))
+        batch_sampler = BatchSampler(copy.deepcopy(dit), plan_of(images, steps, precision, compiled, device))
         draws = {
             "ours": ours(batch_sampler, vae, images),
             "straightforward": straightforward(dit, vae, images, f"ddim{steps}", device),
