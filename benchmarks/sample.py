@@ -10,6 +10,7 @@ faster; the share is of the rate of large matrix products in ours' precision, me
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -141,7 +142,8 @@ def main(
     for model in map(model_name, models):
         dit, peer = same_weights(model, device)
         vae = small_vae().to(device)  # type: ignore[arg-type]
-        drawn = DiffusionModel(dit, (4, dit.input_size, dit.input_size), learned_variance=dit.learn_sigma)
+        own = copy.deepcopy(dit).prepare(precision=precision, compiled=compiled)
+        drawn = DiffusionModel(own, (4, dit.input_size, dit.input_size), learned_variance=dit.learn_sigma)
         batch_sampler = BatchSampler(drawn, plan_of(images, steps, precision, compiled, device), place)
         draws = {
             "ours": ours(batch_sampler, vae, images),

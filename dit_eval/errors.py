@@ -66,7 +66,7 @@ class ResultError(DitEvalError):
     """Results that cannot be read, written or compared."""
 
 
-def require_choices(**options: tuple[object, Collection[str]]) -> None:
+def require_choices(**options: tuple[object, Collection[object]]) -> None:
     """Raise UsageError unless the value of every option=(value, choices) is one of its choices."""
     for option, (value, choices) in options.items():
         if value not in choices:

@@ -62,8 +62,8 @@ def count_by_name(name: str, ckpt: str | Path | None, arguments: Mapping[str, An
     torch_device = Rank.from_environment().device(device)
     spec = find_model(name, ckpt, None, arguments, torch_device)
     with computation("fp32", torch_device), torch.inference_mode():
-        loaded = spec.load(torch_device, sampler_family=spec.family or "diffusion", vae=None, image_size=None)
-        return loaded.count_flops()
+        settings = {"sampler": spec.sampler, "precision": "fp32", "compile": False}
+        return spec.load(torch_device, settings).count_flops()
 
 
 def render_count(name: str, count: FlopCount) -> str:

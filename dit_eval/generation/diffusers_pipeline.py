@@ -35,7 +35,8 @@ def load_pipeline(
     if not index.is_file():
         raise UsageError(f"{folder} holds no model_index.json, as diffusers' save_pretrained writes it.")
     with model_errors(f"diffusers, loading {name},"):
-        pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True).to(device)
+        loader: Any = diffusers
+        pipeline: Any = loader.DiffusionPipeline.from_pretrained(folder, local_files_only=True).to(device)
     pipeline.set_progress_bar_config(disable=True)
     parameters = inspect.signature(pipeline.__call__).parameters
     class_name = json.loads(index.read_text("utf-8")).get("_class_name")

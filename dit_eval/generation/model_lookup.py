@@ -164,7 +164,7 @@ class ObjectSpec:
     @property
     def defaults(self) -> Mapping[str, Any]:
         """The sampler options that the model determines."""
-        given = {"cfg_channels": "all"}
+        given: dict[str, Any] = {"cfg_channels": "all"}
         if isinstance(self.model, FlowModel):
             own = ("path", "prediction", "t_eps", "noise_scale")
             given |= {name: getattr(self.model, name) for name in own}

@@ -81,7 +81,7 @@ class _FunctionNetwork:
         t, *ends = (time.expand(len(x)) for time in condition.times)
         with model_errors("predict"):
             output = self.predict(x, t, condition.y, *ends)
-        shape = tuple(getattr(output, "shape", ()))
+        shape: tuple[int, ...] = tuple(getattr(output, "shape", ()))
         expected = (len(x), *x.shape[2:])
         if len(shape) != 4 or shape[1] < self.channels or (shape[0], *shape[2:]) != expected:
             found = f"shape {shape}" if shape else f"type {type(output).__name__}"
@@ -103,7 +103,7 @@ class _ReversedTime:
     negate: bool
 
     def condition(self, t: Tensor, y: Tensor, *ends: Tensor) -> Any:
-        return self.network.condition(1 - t, y, *(1 - end for end in ends))
+        return self.network.condition(1 - t, y, *(1 - end for end in ends))  # type: ignore[call-arg]
 
     def denoise(self, x: Tensor, condition: Any) -> Tensor:
         output = self.network.denoise(x, condition)
@@ -118,7 +118,7 @@ class _Counted:
     count_passes: Callable[[int], None]
 
     def condition(self, t: Tensor, y: Tensor, *ends: Tensor) -> Any:
-        return self.network.condition(t, y, *ends)
+        return self.network.condition(t, y, *ends)  # type: ignore[call-arg]
 
     def denoise(self, x: Tensor, condition: Any) -> Tensor:
         self.count_passes(len(x))

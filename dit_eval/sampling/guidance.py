@@ -20,13 +20,13 @@ Denoiser = Callable[..., Tensor]  # (x (N, C, H, W), time, end of the interval i
 
 @runtime_checkable
 class Network(Protocol):
-    """A network in two halves, as `dit_eval.dit.DiT`; images with equal time and class share the first."""
+    """A network in two halves, as `dit_eval.dit.DiT`; images with equal time and class share the first.
 
-    def condition(self, t: Tensor, y: Tensor, *ends: Tensor) -> Any:
-        """Times (1,) or (M,) and classes (M,) → M rows of conditioning, selected by `take`.
+    Of a network of average velocities, `condition` also takes the times at which the intervals end.
+    """
 
-        ends: for a network of average velocities, the times at which the intervals end.
-        """
+    def condition(self, t: Tensor, y: Tensor) -> Any:
+        """Times (1,) or (M,) and classes (M,) → M rows of conditioning, selected by `take`."""
         ...
 
     def denoise(self, x: Tensor, condition: Any) -> Tensor:
@@ -119,5 +119,5 @@ def _run(network: Network, x: Tensor, t: Time, classes: Tensor, rows: Tensor, *e
         condition = network.condition(t.to(x.dtype), classes[rows])
     else:
         start, *others = (torch.full((1,), time, device=x.device) for time in (t, *ends))
-        condition = network.condition(start, classes, *others).take(rows)
+        condition = network.condition(start, classes, *others).take(rows)  # type: ignore[call-arg]
     return network.denoise(x, condition).to(x.dtype)

@@ -13,6 +13,7 @@ import torch
 
 from dit_eval.diagnostics.recorded import features as golden_features
 from dit_eval.diagnostics.recorded.images import build
+from dit_eval.diagnostics.recorded.numbers import expected
 from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.features.extractor import FeatureExtractor, Features
@@ -26,7 +27,7 @@ from dit_eval.metrics.precision_recall import precision_recall
 from tests.oracle.test_evaluator_golden import assert_golden, save_pair
 from tests.oracle.test_features_golden import SIZES, N, relative
 from tests.oracle.test_metrics_golden import assert_within_one_item
-from tests.recorded import expected, recorded
+from tests.recorded import recorded
 
 CUDA = torch.device("cuda")
 CASES = list(expected()["evaluator_on_features"])

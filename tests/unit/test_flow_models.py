@@ -103,7 +103,7 @@ def test_prediction_of_data_is_divided_by_t_eps_near_the_data(t: float) -> None:
 
 def test_prediction_of_data_draws_what_the_velocity_draws() -> None:
     model = FlowModel(lambda x, t, y: data(x.double(), per_image(t)).float(), SHAPE, prediction="x")
-    options = {"steps": 20, "solver": "heun", "last_step": "euler"}
+    options: dict[str, Any] = {"steps": 20, "solver": "heun", "last_step": "euler"}
     torch.testing.assert_close(sample(model, **options), sample(gaussian(), **options), rtol=0, atol=1e-5)
 
 

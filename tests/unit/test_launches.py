@@ -111,7 +111,7 @@ def test_guided_xl2_in_bf16_launches_few_kernels_and_casts() -> None:
     assert not launches.synchronisations
 
 
-@pytest.mark.parametrize("cfg", CFG)
+@pytest.mark.parametrize("cfg", ["no guidance", "interval"])  # that of XL/2 is guided in every step
 @pytest.mark.parametrize("name", CHAINS)
 def test_no_sampler_with_fixed_steps_synchronises(name: str, cfg: str) -> None:
     sampler, steps, options = CHAINS[name]

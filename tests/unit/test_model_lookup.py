@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from dit_eval.dit import DiTConfig
 from dit_eval.errors import UsageError
-from dit_eval.generation.model_lookup import find_model
+from dit_eval.generation.model_lookup import ModelSpec
+from dit_eval.generation.model_lookup import find_model as find_any_model
 from dit_eval.io import assets
 from dit_eval.io.assets import ModelEntry
+
+
+def find_model(*arguments: Any) -> ModelSpec:
+    """A model that is no plug-in."""
+    spec = find_any_model(*arguments)
+    assert isinstance(spec, ModelSpec)
+    return spec
+
 
 SHAPE = {"depth": 2, "hidden_size": 64, "num_heads": 2, "patch_size": 2}
 REGISTERED = {

@@ -152,7 +152,7 @@ def test_object_with_a_module_is_identified_by_its_parameters(tmp_path: Path) ->
 
     assert len(plan(draw())["source"]["parameters_sha256"]) == 64
     draw()  # the same parameters: nothing to do
-    network.level += 0.1
+    network.level.add_(0.1)
     with pytest.raises(UsageError, match="made with other settings: source"):
         draw()
 
@@ -307,7 +307,7 @@ def model(predict: Callable[..., Any], **settings: Any) -> dit_eval.FlowModel:
     ],
 )
 def test_output_that_cannot_be_used_is_refused(tmp_path: Path, broken: Any, complaint: str) -> None:
-    settings = {} if isinstance(broken, dit_eval.ImageModel) else {"steps": 2}
+    settings: dict[str, Any] = {} if isinstance(broken, dit_eval.ImageModel) else {"steps": 2}
     with pytest.raises((ModelError, CheckpointError), match=complaint):
         generate(broken, out=tmp_path / "b.npz", num=4, device="cpu", **settings)
     assert not (tmp_path / "b.npz").exists()
