@@ -80,7 +80,7 @@ class _FunctionNetwork:
         """Raises ModelError for an output of another shape than (N, C or more, H, W)."""
         t, *ends = (time.expand(len(x)) for time in condition.times)
         with model_errors("predict"):
-            output = self.predict(x, t, condition.y, *ends)
+            output: Any = self.predict(x, t, condition.y, *ends)
         shape: tuple[int, ...] = tuple(getattr(output, "shape", ()))
         expected = (len(x), *x.shape[2:])
         if len(shape) != 4 or shape[1] < self.channels or (shape[0], *shape[2:]) != expected:

@@ -51,8 +51,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def draw(weights: Path, tmp_path: Path, device: torch.device) -> Callable[..., Path]:
     def call(out: str, **options: Any) -> Path:
         settings: dict[str, Any] = {"num": 14, "steps": 6, "cfg": 1.5, "batch_size": 4, "precision": "fp32"}
-        settings |= options
-        return generate(CONFIG, ckpt=weights, out=tmp_path / out, **({"device": device.type} | settings))
+        settings |= {"device": device.type} | options
+        return generate(CONFIG, ckpt=weights, out=tmp_path / out, **settings)
 
     return call
 

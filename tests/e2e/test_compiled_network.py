@@ -33,20 +33,18 @@ def draw(out: Path, config: Any, weights: Path, **options: Any) -> np.ndarray:
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize(("precision", "exact"), [("fp32", 0.99), ("bf16", 0.9)])
-def test_compiled_network_draws_the_same_images(tmp_path: Path, precision: str, exact: float) -> None:
-    """Fused kernels round at other places: at most one grey level in fp32, two in bf16."""
+def test_compiled_network_draws_the_same_images(tmp_path: Path) -> None:
+    """Fused kernels may round at other places, hence one grey level."""
     import torch._inductor.metrics as inductor
 
     weights = save_tiny(tmp_path)
-    eager = draw(tmp_path / "eager.npz", CONFIG, weights, precision=precision)
+    eager = draw(tmp_path / "eager.npz", CONFIG, weights)
     kernels = inductor.generated_kernel_count
-    compiled = draw(tmp_path / "compiled.npz", CONFIG, weights, precision=precision, compile=True)
+    difference = np.abs(draw(tmp_path / "compiled.npz", CONFIG, weights, compile=True) - eager)
     assert inductor.generated_kernel_count > kernels
     assert len(np.unique(eager)) > 50  # grey levels, in which a difference would show
-    difference = np.abs(compiled - eager)
-    assert difference.max() <= (1 if precision == "fp32" else 2)
-    assert (difference == 0).mean() >= exact
+    assert difference.max() <= 1
+    assert (difference == 0).mean() >= 0.99
 
 
 @pytest.mark.usefixtures("fresh_compiler")

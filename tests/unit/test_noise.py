@@ -93,3 +93,14 @@ def test_latents_are_not_the_noise_of_any_step():
     shape = (2, 4, 8, 8)
     drawn = [noise.latents(shape), noise(0, shape), noise(1, shape)]
     assert len({tensor.numpy().tobytes() for tensor in drawn}) == 3
+
+
+@pytest.mark.parametrize("at_once", [2, 5, 32])
+@pytest.mark.parametrize("shape", [(3, 4, 8, 8), (3, 1, 5, 5)])
+def test_noise_of_several_steps_at_once_has_the_bits_of_single_steps(shape, at_once, monkeypatch):
+    indices = torch.tensor([0, 7, 2**33])
+    noise = ImageNoise(2**40 + 3, indices)
+    monkeypatch.setattr("dit_eval.sampling.noise._steps_at_once", lambda numbers, device: at_once)
+    for step in (0, 1, 2, 3, 4, 5, 40, 41, 2, 249):
+        single = normals(2**40 + 3, indices, 1 + step, int(np.prod(shape[1:]))).view(shape)
+        assert torch.equal(noise(step, shape), single)
