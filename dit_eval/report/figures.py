@@ -81,13 +81,13 @@ _AXIS_TITLES = {name: metric.title for name, metric in METRICS.items()} | {
 class PlotPoint:
     """A measured or published batch.
 
-    intervals: the ends of the 95 % intervals by metric; gflops: 1e9 multiply-adds per forward pass, None if
-    they are not recorded.
+    cfg: None for models that sample images by themselves; intervals: the ends of the 95 % intervals by metric;
+    gflops: 1e9 multiply-adds per forward pass, None if they are not recorded.
     """
 
     series: str
     published: bool
-    cfg: float
+    cfg: float | None
     metrics: Mapping[str, float]
     intervals: Mapping[str, Mapping[str, float]]
     gflops: float | None
@@ -183,7 +183,7 @@ def _draw_series(axes: Axes, points: Sequence[PlotPoint], panel: Panel, style: d
     axes.errorbar(x, y, **errors, elinewidth=0.8, capsize=2.5, **style)
     for point, position in zip(points, positions, strict=True) if panel.annotate else ():
         axes.annotate(
-            f"{point.cfg:g}",
+            "" if point.cfg is None else f"{point.cfg:g}",
             position,
             xytext=(-5, -3) if point.published else (5, 1),
             textcoords="offset points",
@@ -207,7 +207,7 @@ def _series(points: Sequence[PlotPoint]) -> Iterator[tuple[list[PlotPoint], dict
     """The points of each series, sorted by guidance scale, and their style."""
     styles = style_cycle()
     for name in dict.fromkeys(point.series for point in points):
-        series = sorted((point for point in points if point.series == name), key=lambda point: point.cfg)
+        series = sorted((point for point in points if point.series == name), key=lambda point: point.cfg or 0)
         style = {"label": name, "marker": "o", "markersize": 5, "linewidth": 1.4}
         if series[0].published:
             style |= {"color": PUBLISHED, "markerfacecolor": "none", "linestyle": "--", "linewidth": 1}
@@ -232,7 +232,7 @@ def _measured_point(result: Result, name: str) -> PlotPoint:
     return PlotPoint(
         series=f"{shorten(name)}, {short_count(result.samples['n'])} images",
         published=False,
-        cfg=plan["cfg"],
+        cfg=plan.get("cfg"),
         metrics=result.metrics,
         intervals=result.intervals,
         gflops=None if macs is None else macs / 1e9,

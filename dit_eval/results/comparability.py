@@ -107,8 +107,8 @@ def differences_from_published(result: Result, row: Published, ignored: Collecti
     """The same as `differences` for a row of a paper, of which less is known."""
     found = differences_from_papers(result, row.image_size, row.num)
     plan = result.samples.get("plan")
-    if plan and row.cfg not in (None, plan["cfg"]):
-        found["plan.cfg"] = plan["cfg"], row.cfg
+    if plan and row.cfg not in (None, plan.get("cfg")):
+        found["plan.cfg"] = plan.get("cfg"), row.cfg
     return [
         f"{key} ({there} there, {here} here)" for key, (here, there) in found.items() if key not in ignored
     ]

@@ -61,7 +61,7 @@ def knob_title(key: str) -> str:
 
 def format_knob(key: str, value: Any) -> str:
     """The value of a knob; guidance scales with two digits or more."""
-    if key == "plan.cfg" and round(value, 2) == value:
+    if key == "plan.cfg" and value is not None and round(value, 2) == value:
         return f"{value:.2f}"
     return show_value(value)
 

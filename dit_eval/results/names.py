@@ -56,7 +56,9 @@ def _base(result: Result, path: str) -> tuple[str, tuple[str, ...]]:
     plan = result.samples.get("plan")
     if result.label:
         return " ".join(result.label.split()), ()
-    return (plan["model"], ("plan.cfg",)) if plan else (path, ())
+    if not plan:
+        return path, ()
+    return plan["model"], ("plan.cfg",) if plan.get("cfg") is not None else ()
 
 
 def _distinguish(

@@ -102,7 +102,10 @@ class Result:
         plan = self.samples.get("plan")
         if self.label:
             return self.label
-        return f"{plan['model']} (cfg={plan['cfg']:.2f})" if plan else Path(self.samples["path"]).name
+        if not plan:
+            return Path(self.samples["path"]).name
+        cfg = plan.get("cfg")  # none for models that sample images by themselves
+        return plan["model"] if cfg is None else f"{plan['model']} (cfg={cfg:.2f})"
 
     def _repr_html_(self) -> str:
         """The metrics as a table with the warnings below it, for notebooks."""

@@ -145,7 +145,7 @@ def paper_row(result: Result) -> Published | None:
     plan = result.samples.get("plan")
     if not plan:
         return None
-    key = (architecture(plan["model"]), plan["image_size"], plan["cfg"], plan["sampler"])
+    key = (architecture(plan["model"]), plan["image_size"], plan.get("cfg"), plan["sampler"])
     for row in published_results().values():
         if row.model and key == (row.model, row.image_size, row.cfg, row.sampler):
             return row
