@@ -60,7 +60,7 @@ def deviation(found: Tensor, name: str) -> float:
     """The largest difference from the recorded states, relative to the largest of them."""
     recorded = recorded_tensor("repa_jit_samplers", name)
     assert found.shape == recorded.shape
-    value = float((found - recorded).abs().max() / recorded.abs().max()); print("DEV", name, value); return value
+    return float((found - recorded).abs().max() / recorded.abs().max())
 
 
 @pytest.mark.parametrize("chain", REPA)
