@@ -122,6 +122,9 @@ FID = "expected/evaluator_on_images/300/adm_evaluator/fid"
         ("sit/ode_VP_euler_10_last", 1 + 2e-5, False),
         ("sit/ode_VP_dopri5_10_last", 1 + 2e-4, True),
         ("center_crop/cropped_64", 2, False),
+        ("repa_jit_samplers/repa_sde_10", 1 + 5e-7, True),
+        ("repa_jit_samplers/repa_sde_10", 1 + 2e-6, False),
+        ("repa_jit_samplers/jit_heun_50_interval", 1 + 2e-5, False),
     ],
 )
 def test_a_deviation_beyond_the_tolerance_is_noticed(

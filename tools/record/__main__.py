@@ -64,6 +64,8 @@ PARTS = {
     "dit": Part(program="DiT", makes=r"dit/.*|expected/sha256/dit_weights/.*"),
     "sit": Part(program="SiT", makes=r"sit/.*"),
     "center_crop": Part(program="center_crop_arr", makes=r"center_crop/.*"),
+    "repa": Part(program="REPA", makes=r"repa_jit_samplers/repa_.*"),
+    "jit": Part(program="JiT", makes=r"repa_jit_samplers/jit_.*"),
 }
 
 

@@ -87,6 +87,8 @@ RULES: tuple[Rule, ...] = (  # for floating-point numbers; everything else must 
     (r"sit/path_.*", (Tolerance(of_largest, 2e-5),)),
     (r"sit/ode_.*_dopri5_.*", (Tolerance(of_largest, 1e-3),)),
     (r"sit/(forward_cfg_.*|ode_.*|sde_.*)", (Tolerance(of_largest, 1e-5),)),
+    (r"repa_jit_samplers/repa_.*", (Tolerance(of_largest, 1e-6),)),
+    (r"repa_jit_samplers/jit_.*", (Tolerance(of_largest, 1e-5),)),
 )
 
 

@@ -25,7 +25,7 @@ class Program:
     """One of the programs in expected.json."""
 
     runner: str  # the module of this package that runs it
-    environment: str  # "tensorflow" or "torch"
+    environment: str  # "tensorflow", "torch", or "samplers", with another torch
     folder: str = ""  # of its repository, from which its modules are imported
     packages: tuple[str, ...] = ()  # that it imports besides those whose versions are recorded
     files: Mapping[str, str]  # path in its repository → SHA-256
@@ -53,6 +53,12 @@ SIT_FILES = {
 CROP_FILES = {
     "guided_diffusion/image_datasets.py": "220d6699f1c201989209f1bd64f5a7d3beef41e84098607aa521ab21cf6700d5",
 }
+REPA_FILES = {
+    "samplers.py": "6a76a56108a4dbd3fe193a67f5d56b55123230908b17e93cffebf58e89a917a2",
+}
+JIT_FILES = {
+    "denoiser.py": "87dc437fd4d98637ba8dfa4d888cf05c4e60c03675ef0455e17f0866c004c459",
+}
 PROGRAMS = {
     "evaluator.py": Program(
         runner="run_evaluator",
@@ -66,6 +72,8 @@ PROGRAMS = {
     "center_crop_arr": Program(
         runner="run_crop", environment="torch", folder="guided_diffusion", files=CROP_FILES
     ),
+    "REPA": Program(runner="run_repa", environment="samplers", files=REPA_FILES),
+    "JiT": Program(runner="run_jit", environment="samplers", files=JIT_FILES),
 }
 
 
