@@ -81,7 +81,7 @@ _AXIS_TITLES = {name: metric.title for name, metric in METRICS.items()} | {
 class PlotPoint:
     """A measured or published batch.
 
-    cfg: None for models that sample images by themselves; intervals: the ends of the 95 % intervals by metric;
+    cfg: None for models that sample images by themselves; intervals: ends of the 95 % intervals by metric;
     gflops: 1e9 multiply-adds per forward pass, None if they are not recorded.
     """
 
