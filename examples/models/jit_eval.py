@@ -1,4 +1,4 @@
-"""JiT (Li & He 2025), https://github.com/LTH14/JiT: run in a checkout of it.
+"""JiT (Li & He 2025), https://github.com/LTH14/JiT: run in a checkout of it, on a GPU.
 
     dit-eval sample --model jit_eval:load --model-arg ckpt=checkpoint-last.pth --solver heun \
         --last-step euler --steps 50 --cfg 3.0 --cfg-times "(0.1, 1)" --labels sorted \

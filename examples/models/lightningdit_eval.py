@@ -5,8 +5,9 @@
         --sampler ode --solver euler --steps 249 --shift 0.3 --cfg 6.7 --cfg-channels 3 \
         --cfg-times "[0.125, 1]" --out lightningdit.npz
 
-These are the settings of configs/reproductions/lightningdit_xl_vavae_f16d32_800ep_cfg.yaml; its 250 steps are
-250 times and 249 evaluations.
+Its modules also import fairscale and einops, and compile the network with torch.compile. These are the
+settings of configs/reproductions/lightningdit_xl_vavae_f16d32_800ep_cfg.yaml; its 250 steps are 250 times and
+249 evaluations.
 """
 
 import torch

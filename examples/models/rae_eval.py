@@ -1,12 +1,14 @@
-"""RAE (Zheng et al. 2025), https://github.com/bytetriper/RAE: run in the folder src of a checkout of it.
+"""RAE (Zheng et al. 2025), https://github.com/bytetriper/RAE: run in a checkout of it, with the
+versions in its requirements.txt (newer ones of transformers refuse the configuration of its decoder).
 
-    dit-eval sample --model rae_eval:load --model-arg config=DiTDHXL-DINOv2-B_AG.yaml --sampler ode \
+    PYTHONPATH=src dit-eval sample --model rae_eval:load \
+        --model-arg config=configs/stage2/sampling/ImageNet256/DiTDHXL-DINOv2-B_AG.yaml --sampler ode \
         --solver euler --steps 49 --shift 6.9282 --cfg 1.42 --labels balanced \
         --rounding truncate --out rae.npz
 
-These are the settings of configs/stage2/sampling/ImageNet256/DiTDHXL-DINOv2-B_AG.yaml. The shift is
-√(768 · 16 · 16 / 4096); its 50 steps are 50 times and 49 evaluations. The configuration names the
-checkpoints; with a guidance_model in it, guidance is away from that model (autoguidance).
+These are the settings of that configuration, which names the checkpoints; with a guidance_model in it,
+guidance is away from that model (autoguidance). The shift is √(768 · 16 · 16 / 4096); its 50 steps are 50
+times and 49 evaluations. RAE's own sampler ends at t = 0.0069 (0.001 before the shift), ours at t = 0.
 """
 
 import torch

@@ -3,7 +3,7 @@
     dit-eval sample --model repa_eval:load --model-arg ckpt=last.pt --sampler sde --steps 250 \
         --state float64 --cfg 1.8 --cfg-times "[0, 0.7]" --rounding truncate --out repa.npz
 
-These are the settings of its generate.py. REPA's networks are also built in: `--model REPA-XL/2
+These are the settings of the command in its README. REPA's networks are also built in: `--model REPA-XL/2
 --ckpt last.pt` with the same options needs no checkout.
 """
 

@@ -1,4 +1,4 @@
-"""A plug-in from its file to numbers: drawn by any number of processes, killed, measured, checked, reported."""
+"""A plug-in from its file to numbers: drawn by several processes, killed, measured, checked, reported."""
 
 from __future__ import annotations
 

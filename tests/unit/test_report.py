@@ -170,6 +170,11 @@ def test_a_result_without_recorded_cost_is_in_the_other_figures() -> None:
     assert series(drawn["fid-gflops"])["dit-xl-2-256, 50K images"][0] == [9.6]
 
 
+def test_a_result_that_costs_nothing_is_not_drawn_on_a_logarithmic_axis() -> None:
+    assert "fid-gflops" not in figures([handmade(cfg=cfg, gmacs=0) for cfg in (1.0, 1.5)])
+    assert "fid-gflops" in figures([handmade(cfg=cfg, gmacs=cfg - 1) for cfg in (1.0, 1.5, 2.0)])
+
+
 @pytest.mark.parametrize("fid", [0.0, -1e-7])
 def test_distances_of_zero_and_long_names_can_be_drawn(fid: float) -> None:
     results = [handmade(fid=fid, cfg=cfg, gmacs=cfg, n=500, model="m" * 300, error=1.0) for cfg in (1.0, 1.5)]

@@ -38,9 +38,7 @@ class Network(nn.Module):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
-
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return prediction(x, t, y)
+        self.forward = prediction
 
 
 def our_noise(*shape: int, device: torch.device) -> Tensor:
