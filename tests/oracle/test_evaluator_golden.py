@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from dit_eval.io.npz import write_npz
 from dit_eval.results.result import Result
 from tests.recorded import save_images
 
+ROOT = Path(__file__).resolve().parents[2]
+NUMBER = r"\d+\.\d{4}"
 N = 300  # fewer than features: the covariances are rank-deficient
 
 
@@ -66,6 +69,17 @@ def assert_golden(metrics: Any, n: int, rel: float) -> None:
 def test_the_five_numbers_are_those_of_the_evaluators_main(result: Result) -> None:
     assert_golden(result.metrics, N, rel=5e-6)
     assert result.reference["statistics"] == "computed"
+
+
+def test_the_table_in_the_readme_is_that_of_this_result(result: Result) -> None:
+    """Every row, with its numbers to the last printed digit but one."""
+    table = (ROOT / "README.md").read_text("utf-8").split("$ dit-eval fid samples.npz ref.npz\n")[1]
+    printed = table.split("\n```")[0].splitlines()
+    found = result.table(width=80).splitlines()[: len(printed)]
+    for expected_line, line in zip(printed, found, strict=True):
+        expected_numbers, numbers = re.findall(NUMBER, expected_line), re.findall(NUMBER, line)
+        assert [float(x) for x in numbers] == pytest.approx([float(x) for x in expected_numbers], abs=1.1e-3)
+        assert re.sub(NUMBER, "", line).split() == re.sub(NUMBER, "", expected_line).split()
 
 
 @pytest.mark.simulation  # 5,120 images: minutes
