@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dit_eval.commands import options
 from dit_eval.commands.progress import extraction_bar, sampling_bar
 from dit_eval.commands.table2 import print_table
-from dit_eval.results.result import Result
+
+if TYPE_CHECKING:
+    from dit_eval.results.result import Result
 
 _MODELS = ("digits", "digits-sit")
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dit_eval.commands import options
 from dit_eval.commands.progress import extraction_bar, sampling_bar, terminal_width
-from dit_eval.results.result import Result, read_result
-from dit_eval.results.table2 import table2
+
+if TYPE_CHECKING:
+    from dit_eval.results.result import Result
 
 
 @click.command("table2")
@@ -21,6 +22,8 @@ def table(results: tuple[Path, ...]) -> None:
     RESULTS are JSON files written by `dit-eval fid`. Those that are not comparable with the paper, e.g.
     because they are of 10,000 images, are listed separately with the reason.
     """
+    from dit_eval.results.result import read_result  # imports numpy
+
     print_table([read_result(path) for path in results])
 
 
@@ -57,4 +60,6 @@ def reproduce_table(out: Path, **settings: Any) -> None:
 
 def print_table(results: list[Result], paper: bool = True) -> None:
     """Print the table; paper: with the paper's rows even if no result is comparable with them."""
+    from dit_eval.results.table2 import table2
+
     click.echo(table2(results).text(width=terminal_width(), paper=paper))

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 from platformdirs import user_cache_path
@@ -155,7 +156,7 @@ def cached_path(asset: Asset) -> Path:
     """The path of the asset's file, which is there only once it has been fetched."""
     if asset.bundled:
         return folder(asset.kind) / asset.file
-    return cache_dir() / asset.kind / asset.name / asset.urls[0].rsplit("/", 1)[-1]
+    return cache_dir() / asset.kind / asset.name / urlsplit(asset.urls[0]).path.rsplit("/", 1)[-1]
 
 
 def is_present(asset: Asset) -> bool:
