@@ -31,7 +31,7 @@ _UNREACHABLE = (
 @click.option(
     "--only",
     metavar="NAME",
-    help="Only the published batch adm-64 (0.6 GB) or adm-g-adm-u-256 (10 GB).",
+    help="Only adm-64 (0.6 GB) or adm-g-adm-u-256 (10 GB).",
 )
 @click.option(
     "--out",
@@ -45,7 +45,7 @@ _UNREACHABLE = (
 @options.offline
 @click.pass_context
 def certify(context: click.Context, out: Path, recorded: bool, full: bool, **settings: Any) -> None:
-    """Verify this installation against the numbers of the original programs.
+    """Verify this installation against the original programs.
 
     Evaluates ADM's published samples and compares with the published metrics: downloads the batches, their
     references and the Inception weights; interrupted downloads are resumed. With --recorded, and by itself

@@ -89,8 +89,8 @@ def test_guidance_on_four_channels_is_refused(draw: Callable[..., Path], baselin
 
 def test_another_vae_is_refused(draw: Callable[..., Path], baseline: Path, vaes: list[Path]) -> None:
     other = draw("vae", vae=vaes[1])
-    digests = [assets.sha256(vae / "diffusion_pytorch_model.safetensors") for vae in vaes]
-    expected = "plan.decoder (vae {} there, vae {} here)".format(*digests)
+    digests = [assets.sha256(vae / "diffusion_pytorch_model.safetensors")[:12] for vae in vaes]
+    expected = "plan.decoder (vae {}… there, vae {}… here)".format(*digests)
     assert_refused(check(measured(other), baseline), expected)
 
 
@@ -107,9 +107,9 @@ def test_a_sorted_file_of_labels_is_refused(tmp_path: Path) -> None:
     np.savetxt(tmp_path / "labels.txt", labels, fmt="%d")
     ordered = generate("digits", out=tmp_path / "sorted.npz", labels=str(tmp_path / "labels.txt"), **settings)
     np.testing.assert_array_equal(members(ordered)["arr_1"].read(), labels)
-    digest = assets.sha256(tmp_path / "labels.txt")
+    digest = assets.sha256(tmp_path / "labels.txt")[:12]
     assert_refused(
-        check(measured(ordered), measured(uniform)), f"plan.labels (uniform there, file {digest} here)"
+        check(measured(ordered), measured(uniform)), f"plan.labels (uniform there, file {digest}… here)"
     )
 
 

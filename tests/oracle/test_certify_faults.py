@@ -49,7 +49,7 @@ def test_a_half_pixel_resize_is_found(
     def half_pixel(images: torch.Tensor) -> torch.Tensor:
         return F.interpolate(resize.no_resize(images), size=(299, 299), mode="bilinear", align_corners=False)
 
-    monkeypatch.setitem(resize.RESIZES, "tf1-bilinear", half_pixel)
+    monkeypatch.setitem(resize.RESIZES, "tf1-bilinear", resize.Resize(None, half_pixel))
     assert failed("TensorFlow features") == {"pool 64", "spatial 64", "softmax 64"}
 
 
