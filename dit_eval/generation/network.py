@@ -78,13 +78,12 @@ class _FunctionNetwork:
 
     def denoise(self, x: Tensor, condition: _Rows) -> Tensor:
         """Raises ModelError for an output of another shape than (N, C or more, H, W)."""
-        t, *ends = (time.expand(len(x)) for time in condition.times)
+        t, *ends = [time.expand(len(x)) for time in condition.times]
         with model_errors("predict"):
             output: Any = self.predict(x, t, condition.y, *ends)
-        shape: tuple[int, ...] = tuple(getattr(output, "shape", ()))
-        expected = (len(x), *x.shape[2:])
-        if len(shape) != 4 or shape[1] < self.channels or (shape[0], *shape[2:]) != expected:
-            found = f"shape {shape}" if shape else f"type {type(output).__name__}"
+        shape = list(getattr(output, "shape", ()))
+        if len(shape) != 4 or shape[1] < self.channels or shape != [len(x), shape[1], *x.shape[2:]]:
+            found = f"shape {tuple(shape)}" if shape else f"type {type(output).__name__}"
             raise ModelError(
                 f"predict returned a value of {found}; expected a tensor of shape "
                 f"({len(x)}, {self.channels} or more, {x.shape[2]}, {x.shape[3]})."
