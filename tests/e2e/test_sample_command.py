@@ -131,8 +131,11 @@ def test_part_of_a_job_array_reports_that_others_have_not_finished(command):
         (["--model", "S/4"], "does not fit the model"),
         (["--ckpt", "nowhere.pt"], "nowhere.pt"),
         (["--steps", "ddim300"], "ddim250"),
-        (["--sampler", "ode"], "sampler ode does not fit DiT-S/8, which is a DiT"),
-        (["--model", "SiT-S/8", "--sampler", "ddim"], "sampler ddim does not fit SiT-S/8, which is a SiT"),
+        (["--sampler", "ode"], "sampler ode does not fit DiT-S/8, which is a diffusion model"),
+        (
+            ["--model", "SiT-S/8", "--sampler", "ddim"],
+            "sampler ddim does not fit SiT-S/8, which is a flow model",
+        ),
         (["--model", "SiT-S/8", "--sampler", "ode", "--solver", "dopri5"], "dopri5 chooses its own steps"),
         (["--diffusion", "kl"], "diffusion is an option of sde"),
         (["--labels", "1000"], "class 1000 does not exist"),
@@ -169,7 +172,7 @@ def test_torchrun_samples_the_same_bytes_as_one_process(tmp_path):
 
 def test_help_has_groups_and_hides_the_former_name_of_the_number_of_samples():
     lines = dit_eval("sample", "--help").stdout.splitlines()
-    for title in ("Model", "Sampling", "Guidance", "Output", "Performance", "SiT"):
+    for title in ("Model", "Sampling", "Guidance", "Output", "Performance", "Flows"):
         assert f"{title}:" in lines
     assert any(line.startswith("  --num-samples N") for line in lines)
     assert not any(line.startswith("  --num ") for line in lines)
