@@ -85,13 +85,7 @@ class LabelEmbedder(nn.Module):
 
     def __init__(self, num_classes: int, hidden_size: int) -> None:
         super().__init__()
-        table = torch.empty(num_classes + 1, hidden_size)
-        # Without values there is nothing to initialise, for which torch would load its compiler: seconds
-        self.embedding_table = (
-            nn.Embedding.from_pretrained(table, freeze=False)
-            if table.is_meta
-            else nn.Embedding(num_classes + 1, hidden_size)
-        )
+        self.embedding_table = nn.Embedding(num_classes + 1, hidden_size)
 
     def forward(self, y: Tensor) -> Tensor:
         """(N,) → (N, D)."""
