@@ -9,20 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.text import Text
+if TYPE_CHECKING:  # rich is loaded with the first bar, which keeps --help fast
+    from rich.progress import Progress, ProgressColumn
 
-if TYPE_CHECKING:
     from dit_eval.generation.pipeline import SamplingProgress
 
 
@@ -31,19 +20,21 @@ def terminal_width() -> int:
     return min(shutil.get_terminal_size().columns, 100)
 
 
-class _ImagesPerSecond(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f} images/s" if speed else "")
-
-
 @contextmanager
 def extraction_bar() -> Iterator[Callable[[str, int, int], None]]:
     """A callback (name, images done, total) that draws one bar per name; silent unless stderr is a terminal.
 
     Like every bar here it appears with the first call, so that another bar can be shown before.
     """
-    with _bars(BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn()) as bars:
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
+    from rich.text import Text
+
+    class ImagesPerSecond(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:.1f} images/s" if speed else "")
+
+    with _bars(BarColumn(), MofNCompleteColumn(), ImagesPerSecond(), TimeRemainingColumn()) as bars:
         tasks = {}
 
         def update(name: str, done: int, total: int) -> None:
@@ -58,6 +49,8 @@ def extraction_bar() -> Iterator[Callable[[str, int, int], None]]:
 @contextmanager
 def download_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
     """A callback (bytes received, bytes in total or None) that draws a download."""
+    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with _bars(*columns, any_rank=True) as bars:  # whichever rank downloads
         bars.start()
@@ -68,6 +61,8 @@ def download_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
 @contextmanager
 def sampling_bar() -> Iterator[Callable[[SamplingProgress], None]]:
     """A callback that draws the progress of sampling."""
+    from rich.progress import BarColumn, TimeRemainingColumn
+
     count, speed = "{task.completed:,.0f}/{task.total:,.0f} images", "{task.fields[speed]}"
     with _bars(BarColumn(), count, speed, TimeRemainingColumn(elapsed_when_finished=True)) as bars:
         task = bars.add_task("sampling", total=None, speed="")
@@ -87,6 +82,9 @@ def sampling_bar() -> Iterator[Callable[[SamplingProgress], None]]:
 @contextmanager
 def _bars(*columns: str | ProgressColumn, any_rank: bool = False) -> Iterator[Progress]:
     """Bars on standard error, not started; hidden without a terminal and, unless any_rank, off rank 0."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     console = Console(stderr=True)
     shown = console.is_terminal and (any_rank or os.environ.get("LOCAL_RANK", "0") == "0")
     bars = Progress("{task.description}", *columns, console=console, transient=True, disable=not shown)

@@ -6,11 +6,8 @@ manifest's; if none is published, with that of the first download, which is kept
 
 from __future__ import annotations
 
-import http.client
 import os
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
@@ -20,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 from urllib.parse import urlsplit
 
-from filelock import FileLock
 from platformdirs import user_cache_path
 
 from dit_eval.errors import AssetError, UnreachableError, UsageError
@@ -197,6 +193,8 @@ def fetch(asset: Asset, *, offline: bool = False) -> Path:
 
 def _download_once(asset: Asset, path: Path) -> None:
     """Download the asset unless another process does so meanwhile."""
+    from filelock import FileLock  # slow to load, as the modules of the network are
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(path.name + ".lock")):
@@ -240,6 +238,8 @@ def _verify(asset: Asset, path: Path) -> None:
 
 def _download(asset: Asset, path: Path, progress: DownloadProgress | None) -> None:
     """Download to a .part file from the first address that has the asset, verify it and rename it."""
+    from http.client import HTTPException
+
     part = path.with_name(path.name + ".part")
     failures, reached = [], False
     for url in asset.urls:
@@ -247,7 +247,7 @@ def _download(asset: Asset, path: Path, progress: DownloadProgress | None) -> No
             if not (part.is_file() and part.stat().st_size == asset.bytes):
                 _require_space(asset, path.parent)
                 _append_rest(url, part, progress)
-        except (OSError, ValueError, http.client.HTTPException) as error:
+        except (OSError, ValueError, HTTPException) as error:
             failures.append(f"{url} ({getattr(error, 'reason', None) or error})")
             reached |= not _is_unreachable(error)
             continue
@@ -281,7 +281,9 @@ def fetch_repository(name: str) -> Path:
 
 def _is_unreachable(error: Exception) -> bool:
     """True if no server answered."""
-    return isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
+    from urllib.error import HTTPError, URLError
+
+    return isinstance(error, URLError) and not isinstance(error, HTTPError)
 
 
 def _problem(asset: Asset, file: Path) -> str | None:
@@ -313,13 +315,16 @@ def _require_space(asset: Asset, folder: Path) -> None:
 
 def _append_rest(url: str, part: Path, progress: DownloadProgress | None) -> None:
     """Append to `part` what it lacks of `url`. Raises OSError or HTTPException if the transfer fails."""
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
     size = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "dit-eval"})
+    request = Request(url, headers={"User-Agent": "dit-eval"})
     if size:
         request.add_header("Range", f"bytes={size}-")
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
-    except urllib.error.HTTPError as error:
+        response = urlopen(request, timeout=_TIMEOUT_S)
+    except HTTPError as error:
         error.close()
         if error.code == 416 and size:  # the part is not shorter than the file: start over
             part.unlink()

@@ -10,8 +10,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock
-
 from dit_eval.errors import ResultError
 from dit_eval.io.files import read_json, write_json
 
@@ -57,6 +55,8 @@ def _hash_once_per_machine(path: Path, identity: _Identity) -> str:
     if os.environ.get("LOCAL_WORLD_SIZE", "1") == "1" or path.stat().st_size < _SHARED_BYTES:
         return _hash(path)
     torchrun = f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.getppid()}"  # the parent of its ranks
+    from filelock import FileLock  # slow to load
+
     key = {"run": torchrun, "file": [str(path.resolve()), *identity]}
     try:
         name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]

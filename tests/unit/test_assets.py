@@ -233,7 +233,7 @@ def test_a_cached_file_needs_neither_a_lock_nor_a_writable_cache(
     for name in ("mkdir", "replace", "touch"):
         monkeypatch.setattr(Path, name, refuse)
     monkeypatch.setattr(os, "utime", refuse)
-    monkeypatch.setattr(assets, "FileLock", refuse)
+    monkeypatch.setattr("filelock.FileLock", refuse)
     for entry, path in paths.items():
         assert assets.fetch(entry) == path
         assert [file.name for file in path.parent.iterdir()] == [path.name]

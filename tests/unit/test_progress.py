@@ -16,7 +16,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Standard error is a terminal of 100 columns."""
 
     wide = partial(Console, force_terminal=True, width=100)
-    monkeypatch.setattr(progress, "Console", wide)
+    monkeypatch.setattr("rich.console.Console", wide)
 
 
 def test_a_download_within_another_bar_is_shown_first(capsys) -> None:
