@@ -54,9 +54,9 @@ def _hash_once_per_machine(path: Path, identity: _Identity) -> str:
     """
     if os.environ.get("LOCAL_WORLD_SIZE", "1") == "1" or path.stat().st_size < _SHARED_BYTES:
         return _hash(path)
-    torchrun = f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.getppid()}"  # the parent of its ranks
     from filelock import FileLock  # slow to load
 
+    torchrun = f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.getppid()}"  # the parent of its ranks
     key = {"run": torchrun, "file": [str(path.resolve()), *identity]}
     try:
         name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
