@@ -56,7 +56,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         state = random.getstate()
-        module = import_module(_MODULES[name])
-        random.setstate(state)  # rich draws a number when it is imported
+        try:
+            module = import_module(_MODULES[name])
+        finally:
+            random.setstate(state)  # rich draws a number when it is imported
         return getattr(module, name)
     raise AttributeError(f"module 'dit_eval' has no attribute {name!r}")

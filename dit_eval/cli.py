@@ -69,7 +69,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *details: Any
     if issubclass(category, DitEvalWarning):
         click.echo(f"Warning: {message}", err=True)
     else:
-        click.echo(warnings.formatwarning(message, category, *details[:2]), err=True)
+        click.echo(warnings.formatwarning(message, category, *details[:2]), err=True, nl=False)
 
 
 def run() -> None:

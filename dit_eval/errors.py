@@ -8,7 +8,7 @@ DitEvalError            base class; the command line prints the message and exit
 │   └── UnreachableError    not in the cache, and the network is forbidden or cannot be reached
 ├── CheckpointError     a checkpoint that does not fit the model
 ├── ModelError          a plug-in that cannot be loaded, raises an exception, or returns unusable values
-├── CostError           a model with an operator without a registered cost
+├── CostError           a model whose cost cannot be counted: not traceable, or an unknown operator
 └── ResultError         results that cannot be read, written or compared
 
 Messages say what was expected, what was found and what to do.
@@ -59,7 +59,7 @@ class ModelError(DitEvalError):
 
 
 class CostError(DitEvalError):
-    """A model that uses an operator without a registered cost."""
+    """A model whose cost cannot be counted: it cannot be traced, or an operator has no registered cost."""
 
 
 class ResultError(DitEvalError):

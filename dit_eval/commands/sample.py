@@ -77,7 +77,7 @@ def _number(
     _number(
         "--cfg", "Guidance scale; 1 is none.  [default: the model's, or 1]", click.FloatRange(min=0), "SCALE"
     ),
-    _choice("--cfg-channels", "3 all", "Channels that are guided.  [default: 3, as DiT; all for a plug-in]"),
+    _choice("--cfg-channels", "3 all", "Channels that are guided.  [default: 3 for DiT and SiT, else all]"),
     _number("--cfg-interval", "Guide only at noise levels σ in LO … HI.", click.FLOAT, "LO HI", nargs=2),
     click.option(
         "--cfg-times",

@@ -40,7 +40,7 @@ CHECKS: Mapping[str, Check] = {
     "300 + 300 images": partial(evaluation_checks.five_numbers, n=300, rtol=5e-6),
     "2,560 + 2,560 images": partial(evaluation_checks.five_numbers, n=2560, rtol=1e-6),
 }
-_PACKAGES = ("numpy", "scipy", "torch-fidelity", "torchdiffeq", "safetensors", "pillow")
+_PACKAGES = ("numpy", "scipy", "torch-fidelity", "safetensors", "pillow")
 
 
 def certify_recorded(

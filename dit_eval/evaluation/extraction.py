@@ -139,7 +139,7 @@ class FeatureExtraction:
 
         None if the entry is absent or damaged, or of other images that begin like these.
         """
-        if not entry.exists():
+        if not os.path.exists(entry):  # noqa: PTH110 - Path.exists raises for a folder that is not ours
             return None
         chunk, device = self.protocol.inception_score_chunk, str(self.extractor.device)
         with ThreadPoolExecutor(1) as thread:

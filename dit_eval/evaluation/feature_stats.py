@@ -177,7 +177,13 @@ class DiskRows:
     def __init__(self, dimension: int, dtype: type[np.floating]):
         self.dimension, self.dtype = dimension, np.dtype(dtype)
         self._n = 0
-        self._file = tempfile.TemporaryFile(prefix="dit-eval-")  # noqa: SIM115
+        try:
+            self._file = tempfile.TemporaryFile(prefix="dit-eval-")  # noqa: SIM115
+        except OSError as error:
+            raise StatisticsError(
+                f"a temporary file for the features cannot be made ({error.strerror or error}). "
+                "Set TMPDIR to a writable folder."
+            ) from None
         weakref.finalize(self, self._file.close)
 
     def __len__(self) -> int:

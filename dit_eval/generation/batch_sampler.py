@@ -68,7 +68,7 @@ def _image_sampling(model: ImageModel, plan: Plan, device: torch.device) -> Samp
         with seeded_globally(plan.seed, int(indices[0]), device), model_errors("images"):
             images = model.images(labels, **given, **settings)
         _require_images(images, len(indices), model.image_size)
-        return images
+        return images.to(device)
 
     return sample
 
@@ -83,7 +83,7 @@ def _step_sampling(
     reversed_time = isinstance(model, FlowModel) and model.noise_at == 1
     if isinstance(model, DiffusionModel):
         schedule_options["trained_betas"] = model.betas
-    elif reversed_time:
+    elif reversed_time and schedule_options["shift"] > 0:  # else the schedule refuses it
         schedule_options["shift"] = 1 / schedule_options["shift"]  # which is given in the network's time
     schedule = algorithm.schedule(plan.steps, **schedule_options)
     interval = schedule.times_between(*plan.cfg_interval) if plan.cfg_interval else None
@@ -127,11 +127,16 @@ def _step_sampling(
     return sample
 
 
-def _require_images(images: Tensor, count: int, size: int) -> None:
-    """Raise ModelError unless images are (count, 3, size, size) or (count, size, size, 3)."""
+def _require_images(images: object, count: int, size: int) -> None:
+    """Raise ModelError unless images are (count, 3 or 1, size, size) or (count, size, size, 3)."""
     shape = tuple(getattr(images, "shape", ()))
-    if shape not in ((count, 3, size, size), (count, 1, size, size), (count, size, size, 3)):
+    if not isinstance(images, Tensor) or shape not in (
+        (count, 3, size, size),
+        (count, 1, size, size),
+        (count, size, size, 3),
+    ):
+        found = shape if isinstance(images, Tensor) else type(images).__name__
         raise ModelError(
-            f"images returned {shape or type(images).__name__} for {count} labels; expected a tensor "
-            f"({count}, 3, {size}, {size}), or ({count}, {size}, {size}, 3) of uint8."
+            f"images returned {found} for {count} labels; expected a tensor "
+            f"({count}, 3 or 1, {size}, {size}), or ({count}, {size}, {size}, 3) of uint8."
         )

@@ -54,8 +54,9 @@ class LoadedModel:
 class ModelSpec:
     """A bundled architecture, its weights and its default settings.
 
-    network_name: of the family and architecture, such as "SiT-XL/2"; family: "diffusion", "flow", or None if
-    unknown; defaults: cfg, steps, … of its manifest entry.
+    name: as it is recorded; config: the architecture's name, such as "XL/2", or its numbers; family:
+    "diffusion", "flow", or None if unknown; weights_source: a file, or an asset to download; defaults: cfg,
+    steps, … of its manifest entry; noise_at: the network's time t of pure noise, 0 or 1.
     """
 
     name: str
@@ -141,13 +142,12 @@ class ModelSpec:
 class ObjectSpec:
     """A model of a plug-in, or one that a Python program passes.
 
-    source: its provenance; device: where its inputs are put.
+    source: its provenance.
     """
 
     name: str
     model: Model
     source: Mapping[str, Any]
-    device: torch.device
 
     @property
     def family(self) -> str:
@@ -224,7 +224,7 @@ def find_model(
     if isinstance(model, (ImageModel, FlowModel, DiffusionModel)):
         if ckpt is not None or model_args:
             raise UsageError("ckpt and model_args belong to models given by name; this one is an object.")
-        return ObjectSpec(name=type(model).__name__, model=model, source=_object_source(model), device=device)
+        return ObjectSpec(name=type(model).__name__, model=model, source=_object_source(model))
     if isinstance(model, str) and (model.startswith("diffusers:") or is_plugin(model)):
         if ckpt is not None:
             raise UsageError(f"{model} loads its own weights; pass them with --model-arg instead of --ckpt.")
@@ -261,7 +261,7 @@ def _plugin_spec(name: str, arguments: Mapping[str, Any], device: torch.device) 
         model, source = load_pipeline(name.removeprefix("diffusers:"), arguments, device)
     else:
         model, source = load_plugin(name, arguments, device)
-    return ObjectSpec(name=name, model=model, source=source, device=device)
+    return ObjectSpec(name=name, model=model, source=source)
 
 
 def _object_source(model: Model) -> dict[str, Any]:
@@ -283,7 +283,13 @@ def _decoded_size(model: FlowModel | DiffusionModel, name: str, device: torch.de
     shape = tuple(model.shape)
     if model.decode is not None:
         with torch.inference_mode(), model_errors(f"the decoder of {name}"):
-            shape = tuple(model.decode(torch.zeros(1, *shape, device=device)).shape[1:])
+            decoded: object = model.decode(torch.zeros(1, *shape, device=device))
+        if not isinstance(decoded, torch.Tensor):
+            raise ModelError(
+                f"the decoder of {name} returned an object of type {type(decoded).__name__}; "
+                "expected a tensor."
+            )
+        shape = tuple(decoded.shape[1:])
     sizes = shape[:2] if len(shape) == 3 and shape[2] == 3 and shape[0] != 3 else shape[1:]
     if len(sizes) != 2 or sizes[0] != sizes[1]:
         raise ModelError(

@@ -28,12 +28,13 @@ Decode = Callable[[Tensor], Tensor]  # (N, C, H, W) float32 → images as `Image
 class ImageModel:
     """A model that samples images by itself, such as MAR, VAR or a diffusers pipeline.
 
-    images: called with labels (N,) int64 on the device; returns images (N, 3, H, W), floats in `value_range`,
-    or uint8 (N, H, W, 3). Before each call, torch, NumPy and `random` are seeded from (seed, first index), so
-    that a batch is the same on any rank and after any interruption, for one batch size. If `images` has a
-    parameter `generators`, it is passed one torch.Generator per image, seeded from (seed, index): images
-    drawn with them alone depend on their own index only. If it has parameters `cfg` or `steps`, it is passed
-    these settings where they are given. image_size: pixels along a side.
+    images: called with labels (N,) int64 on the device; returns images (N, 3 or 1, H, W), floats in
+    `value_range`, or uint8 (N, H, W, 3). Before each call, torch, NumPy and `random` are seeded from
+    (seed, first index), so that a batch is the same on any rank and after any interruption, for one batch
+    size. If `images` has a parameter `generators`, it is passed one torch.Generator per image, seeded from
+    (seed, index): images drawn with them alone depend on their own index only. If it has parameters `cfg`
+    or `steps`, it is passed these settings; their defaults are 1.0 and 250, not those of the function.
+    image_size: pixels along a side.
     """
 
     family: ClassVar[str] = "images"
@@ -100,8 +101,8 @@ class DiffusionModel:
     """A network that predicts the noise of a Gaussian diffusion, such as DiT.
 
     predict, shape, decode, null_class, guide: see `FlowModel`; t is an index of `betas`. betas: (T,), None
-    for DiT's linear schedule of 1000; learned_variance: the prediction holds 2C channels, of which the last C
-    interpolate the log variance (Nichol & Dhariwal 2021).
+    for DiT's linear schedule of 1000; learned_variance: the prediction has 2C channels, of which the last C
+    interpolate the log variance (Nichol & Dhariwal 2021); otherwise it has C and the variance is β.
     """
 
     family: ClassVar[str] = "diffusion"

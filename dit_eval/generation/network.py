@@ -41,7 +41,11 @@ def network_of(
 
     count_passes: called with the number of images in every pass.
     """
-    network = predict if isinstance(predict, Network) else _FunctionNetwork(predict, model.shape[0])
+    channels = model.shape[0]
+    exact = isinstance(model, DiffusionModel)
+    if exact and model.learned_variance:
+        channels *= 2
+    network = predict if isinstance(predict, Network) else _FunctionNetwork(predict, channels, exact)
     if isinstance(model, FlowModel) and model.noise_at == 1:
         network = _ReversedTime(network, negate="velocity" in model.prediction)
     return _Counted(network, count_passes)
@@ -68,25 +72,27 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _FunctionNetwork:
-    """A function (x, t, y) → prediction. channels: C, which a prediction must have at least."""
+    """A function (x, t, y) → prediction. channels: of the prediction, which may have more unless exact."""
 
     predict: Callable[..., Tensor]
     channels: int
+    exact: bool
 
     def condition(self, t: Tensor, y: Tensor, *ends: Tensor) -> _Rows:
         return _Rows((t, *ends), y)
 
     def denoise(self, x: Tensor, condition: _Rows) -> Tensor:
-        """Raises ModelError for an output of another shape than (N, C or more, H, W)."""
+        """Raises ModelError for an output of another shape than (N, channels, H, W)."""
         t, *ends = [time.expand(len(x)) for time in condition.times]
         with model_errors("predict"):
             output: Any = self.predict(x, t, condition.y, *ends)
         shape = list(getattr(output, "shape", ()))
-        if len(shape) != 4 or shape[1] < self.channels or shape != [len(x), shape[1], *x.shape[2:]]:
+        fits = len(shape) == 4 and shape[1] >= self.channels and not (self.exact and shape[1] > self.channels)
+        if not fits or shape != [len(x), shape[1], *x.shape[2:]]:
             found = f"shape {tuple(shape)}" if shape else f"type {type(output).__name__}"
             raise ModelError(
                 f"predict returned a value of {found}; expected a tensor of shape "
-                f"({len(x)}, {self.channels} or more, {x.shape[2]}, {x.shape[3]})."
+                f"({len(x)}, {self.channels}{'' if self.exact else ' or more'}, {x.shape[2]}, {x.shape[3]})."
             )
         return output
 

@@ -87,9 +87,9 @@ def generate(
     `ROUNDINGS`; shard: (K, N) samples every N-th batch, starting with the K-th; fresh: delete an existing
     batch first; label: the batch's name in tables, kept in the record; options: those of the sampler, see
     `SAMPLERS`. None stands for the value in the model's
-    manifest entry, else for the default: cfg 1.0, 250 steps, vae "ema", guidance on 3 channels of bundled
-    models and on all of others, the sampler ddpm for a diffusion model, sde for a SiT and ode for other flow
-    models, precision "tf32" on a CUDA device and "fp32" on a CPU.
+    manifest entry, else for the default: cfg 1.0, 250 steps, vae "ema", guidance on 3 channels of DiT and
+    SiT and on all of other models, the sampler ddpm for a diffusion model, sde for SiT and REPA, meanflow for
+    average velocities and ode for other flow models, precision "tf32" on a CUDA device and "fp32" on a CPU.
     Returns `out`, which does not exist yet while other processes are still sampling their shares.
     Raises subclasses of DitEvalError.
     """

@@ -141,6 +141,8 @@ def _settings_of_image_model(name: str, model: ImageModel, given: Mapping[str, A
             "to its load function, with --model-arg."
         )
     steps = taken.get("steps")
+    if steps is not None and not (str(steps).isdecimal() and int(steps) > 0):
+        raise UsageError(f"steps is {steps} and {name} takes a positive integer.")
     return {
         "sampler": IMAGE_MODEL,
         "options": {},

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -60,13 +61,25 @@ def load_plugin(
             f"{name} returned an object of type {type(model).__name__}; expected dit_eval.ImageModel, "
             "dit_eval.FlowModel or dit_eval.DiffusionModel."
         )
-    source = inspect.getsourcefile(inspect.unwrap(function))
+    source = _source_file(function)
     return model, {
         "plugin": name,
         "arguments": {key: _json_value(value) for key, value in arguments.items()},
         **({"file_sha256": sha256(Path(source)), "git": _git_state(Path(source).parent)} if source else {}),
         "checkpoints": declared,
     }
+
+
+def _source_file(function: Callable[..., Any]) -> str | None:
+    """The file that defines a function or another callable object; None if it is not written in Python."""
+    while isinstance(function, partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    defines_itself = inspect.isroutine(function) or inspect.isclass(function)
+    try:
+        return inspect.getsourcefile(function if defines_itself else type(function))
+    except TypeError:
+        return None
 
 
 def checkpoint(path: str | Path, *, key: str | None = None, weights_only: bool = True) -> Any:
@@ -115,7 +128,7 @@ def _function(module_name: str, attribute: str) -> Callable[..., Any]:
             module = import_module(module_name)
     except ModelError as error:
         cause = error.__cause__
-        if isinstance(cause, ModuleNotFoundError) and module_name.startswith(str(cause.name)):
+        if isinstance(cause, ModuleNotFoundError) and f"{module_name}.".startswith(f"{cause.name}."):
             raise UsageError(
                 f"there is no module {module_name!r} in {folder} or among the installed packages."
             ) from None

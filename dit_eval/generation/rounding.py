@@ -46,7 +46,6 @@ class Quantizer:
     """
 
     def __init__(self, rounding: str = "dit", value_range: tuple[float, float] = (-1.0, 1.0)) -> None:
-        self.formula = ROUNDINGS[rounding].formula
         self._scale, (self._low, self._high) = ROUNDINGS[rounding].scale, value_range
         self._outside: Tensor | float = 0.0  # batches' shares of values out of range, summed on the device
         self._batches = 0

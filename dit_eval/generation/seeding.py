@@ -35,7 +35,10 @@ def seeded_globally(seed: int, index: int, device: torch.device) -> Iterator[Non
     (value,) = model_seeds(seed, np.array([index]))
     numpy_state, random_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(value)  # of all devices
+        torch.default_generator.manual_seed(value)  # torch.manual_seed would also seed other GPUs
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(value)
         np.random.seed(value % 2**32)  # noqa: NPY002
         random.seed(value)
         try:

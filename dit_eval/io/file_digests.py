@@ -70,13 +70,14 @@ def _hash_once_per_machine(path: Path, identity: _Identity) -> str:
                 with suppress(ResultError):  # then the others hash the file too
                     write_json(note, {"key": key, "sha256": digest})
             return digest
-    except (OSError, NotImplementedError):  # no such folder, or a file system without locks
+    except (OSError, NotImplementedError):  # an unwritable folder, or one whose file system cannot lock files
         return _hash(path)
 
 
 def _private_folder() -> Path:
     """A folder of this machine that only this user can write. Raises OSError if there is none."""
-    folder = Path(tempfile.gettempdir(), f"dit-eval-{getpass.getuser()}")
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()  # containers have users without names
+    folder = Path(tempfile.gettempdir(), f"dit-eval-{user}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid():
         raise PermissionError(f"{folder} belongs to another user")

@@ -209,6 +209,7 @@ def test_reduced_precision_draws_similar_images_and_names_the_card(
 ) -> None:
     skip_without_tf32(precision, device)
     full, reduced = draw("full.npz"), draw("reduced.npz", precision=precision)
+    assert (images(full) != images(reduced)).any()
     assert np.median(np.abs(images(full) - images(reduced))) <= 3
     assert plan(full)["device"] == device.type
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

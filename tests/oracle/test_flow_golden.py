@@ -141,7 +141,8 @@ def test_adaptive_ode_of_each_image_is_the_originals_within_its_tolerance(path):
     schedule = ode_schedule(None, path=path, prediction="velocity", solver="dopri5")
     network = guided(golden_model("small"), LABELS, null_class=10, scale=1.5)
     last = ode(network, start(), schedule, lambda *_: pytest.fail("asked for noise"))
-    for image, expected in zip(last, sit(f"ode_{NAMES[path]}_dopri5_10_last"), strict=False):
+    recorded = sit(f"ode_{NAMES[path]}_dopri5_10_last")
+    for image, expected in zip(last, recorded[: len(LABELS)], strict=True):
         assert_near(image, expected, 1e-3)
 
 

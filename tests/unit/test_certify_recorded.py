@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from functools import partial
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +217,10 @@ def test_recipes_need_nothing_but_numpy() -> None:
         "assert not {'torch', 'scipy', 'click'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+def test_every_package_in_a_certificate_is_a_dependency_of_an_installation() -> None:
+    required = {
+        re.split(r"[ ;<>=!~\[]", line)[0] for line in requires("dit-eval") or () if "extra ==" not in line
+    }
+    assert required >= set(certify_recorded._PACKAGES)

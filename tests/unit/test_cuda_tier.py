@@ -1,4 +1,7 @@
-"""The CUDA tier's tests of sampling, on a CPU: what they claim holds there, so they can run at all."""
+"""The CUDA tier's tests of sampling, on a CPU, where they must run.
+
+Recorded numbers are compared there too; what compares a GPU with a CPU proves nothing on a CPU.
+"""
 
 from __future__ import annotations
 

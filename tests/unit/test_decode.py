@@ -47,7 +47,8 @@ def test_registered_vae_with_the_attention_names_of_old_diffusers_is_loaded(vae,
     monkeypatch.setattr(assets, "fetch", lambda _: tmp_path / "old.safetensors")
     latents = torch.randn(2, 4, 4, 4)
     decoded = load_vae("ema", CPU).decode(latents)
-    torch.testing.assert_close(decoded, network.decode(latents / 0.5).sample, rtol=0, atol=1e-5)
+    # Float32 rounding; measured: 7e-7. PyTorch sums differently where weights require no gradient
+    torch.testing.assert_close(decoded, network.decode(latents / 0.5).sample, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", ["ema", "mse"])

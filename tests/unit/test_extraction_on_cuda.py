@@ -160,7 +160,7 @@ def test_precision_and_recall_wait_a_few_times_however_many_blocks_there_are(flo
             precision_recall(reference, samples, device="cuda", float16=float16)
         return len(calls.synchronising)
 
-    assert waits(2100) == waits(6100) <= 14
+    assert waits(2100) == waits(6100) == (8 if float16 else 11)
 
 
 # From images to the result
@@ -193,4 +193,4 @@ def test_two_sizes_of_batch_wait_equally_often(tmp_path: Path) -> None:
                      batch_size=batch_size, cache=False)  # fmt: skip
         return len(calls.synchronising)
 
-    assert waits(4) == waits(160)
+    assert waits(4) == waits(160) > 0

@@ -125,6 +125,19 @@ def test_the_ranks_of_one_machine_hash_a_file_once_in_every_run(file: Path, tmp_
     assert run_ranks(file, **private, TORCHELASTIC_RUN_ID="2") == sorted([*[changed] * RANKS, "hashed"])
 
 
+def test_a_user_without_a_name_has_files_hashed(
+    file: Path, tmp_path: Path, hashed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that is started with the number of a user."""
+    monkeypatch.setattr(file_digests, "_SHARED_BYTES", 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[f"uid not found: {uid}"])
+    assert sha256(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def test_a_note_that_another_user_could_have_written_is_not_believed(
     file: Path, tmp_path: Path, hashed: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

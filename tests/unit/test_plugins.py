@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from dit_eval.generation.pipeline import generate
 from dit_eval.io.assets import sha256
 
 PLUGIN = """
+import functools
 import random
 
 import numpy as np
@@ -65,6 +66,15 @@ def fails():
 
 def anything(**settings):
     return load(**settings)
+
+
+class Loader:
+    def __call__(self):
+        return load(None)
+
+
+part = functools.partial(load, level=0.0)
+instance = Loader()
 """
 
 Draw = Callable[..., Path]
@@ -112,6 +122,13 @@ def test_arguments_reach_the_function(draw: Draw) -> None:
     brighter = draw(out="c.npz", steps=3, model_args={"level": 0.3})
     assert images(brighter).mean() > images(draw(steps=3)).mean() + 10
     assert plan(brighter)["source"]["arguments"] == {"level": 0.3}
+
+
+@pytest.mark.parametrize("function", ["part", "instance"])
+def test_every_callable_object_is_a_plugin_with_a_source(draw: Draw, tmp_path: Path, function: str) -> None:
+    drawn = draw(function, out=f"{function}.npz")
+    assert (images(drawn) == images(draw("load"))).all()
+    assert sha256(tmp_path / "my_plugin.py") in json.dumps(plan(drawn))
 
 
 def test_installed_plugin_is_known_by_the_name_of_its_entry_point(draw: Draw, tmp_path: Path) -> None:
@@ -245,6 +262,12 @@ def test_settings_of_a_sampler_do_not_fit_a_model_that_samples_by_itself(draw: D
             draw("draws_by_itself", **settings)
 
 
+@pytest.mark.parametrize("steps", ["ddim50", 0, -3])
+def test_steps_of_a_model_that_samples_by_itself_are_a_positive_integer(draw: Draw, steps: Any) -> None:
+    with pytest.raises(UsageError, match=f"steps is {steps} and my_plugin:draws_with_generators takes"):
+        draw("draws_with_generators", steps=steps)
+
+
 # What goes wrong
 
 
@@ -271,8 +294,9 @@ def test_module_that_does_not_exist_is_named_with_the_places_searched(draw: Draw
         generate("your_plugin:load", out=tmp_path / "b.npz")
 
 
-def test_import_that_fails_keeps_its_cause(draw: Draw, tmp_path: Path) -> None:
-    (tmp_path / "broken_plugin.py").write_text("import torch.does_not_exist\n")
+@pytest.mark.parametrize("missing", ["torch.does_not_exist", "broken"])
+def test_import_that_fails_keeps_its_cause(draw: Draw, tmp_path: Path, missing: str) -> None:
+    (tmp_path / "broken_plugin.py").write_text(f"import {missing}\n")
     with pytest.raises(ModelError, match="importing broken_plugin raised ModuleNotFoundError") as error:
         generate("broken_plugin:load", out=tmp_path / "b.npz")
     assert isinstance(error.value.__cause__, ModuleNotFoundError)
@@ -301,6 +325,19 @@ def model(predict: Callable[..., Any], **settings: Any) -> dit_eval.FlowModel:
         (
             model(lambda x, t, y: -x, decode=lambda z: z.nope),
             "the decoder of FlowModel raised AttributeError",
+        ),
+        (model(lambda x, t, y: -x, decode=lambda z: z.numpy()), "returned an object of type ndarray"),
+        (
+            dit_eval.DiffusionModel(lambda x, t, y: torch.cat([x, x], 1), (3, 8, 8), num_classes=10),
+            r"of shape \(4, 6, 8, 8\); expected .*\(4, 3, 8, 8\)",
+        ),
+        (
+            dit_eval.DiffusionModel(lambda x, t, y: x, (3, 8, 8), num_classes=10, learned_variance=True),
+            r"of shape \(4, 3, 8, 8\); expected .*\(4, 6, 8, 8\)",
+        ),
+        (
+            dit_eval.ImageModel(cast(Any, lambda labels: np.zeros((4, 3, 8, 8))), 8),
+            "images returned ndarray for 4",
         ),
         (dit_eval.ImageModel(lambda labels: labels, 8), r"images returned \(4,\) for 4 labels"),
         (dit_eval.ImageModel(lambda labels: torch.zeros(4, 3, 9, 9), 8), r"images returned \(4, 3, 9, 9\)"),
