@@ -28,7 +28,7 @@ format: $(INSTALLED) ## apply the formatter and the automatic lint fixes
 test: unit ## every tier of tests
 	$(BIN)/pytest tests/oracle tests/e2e
 
-unit: $(INSTALLED) ## unit tests, about a minute
+unit: $(INSTALLED) ## unit tests, some minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto tests/unit
 
 slow: $(INSTALLED) ## tests that take minutes: coverage of intervals, false alarms of the check, full rank

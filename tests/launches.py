@@ -78,7 +78,7 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 @contextmanager
-def fake_cuda(conditions: int = 0) -> Iterator[Launches]:
+def counted_launches(conditions: int = 0) -> Iterator[Launches]:
     """Within the block tensors are fake and may lie on a CUDA device; the cost of their operators is counted.
 
     Gradients are off by `no_grad`, because inference mode hides the parts of composite operators.

@@ -20,8 +20,8 @@ from dit_eval.runtime.precision import PRECISIONS
 from dit_eval.sampling import SAMPLERS
 from dit_eval.sampling.guidance import guided
 from dit_eval.sampling.noise import ImageNoise
-from tests.fake_cuda import fake_cuda as fake_device
-from tests.launches import CUDA, Launches, fake_cuda
+from tests.fake_cuda import fake_cuda
+from tests.launches import CUDA, Launches, counted_launches
 
 TINY = DiTConfig(depth=2, hidden_size=64, num_heads=2, patch_size=2)
 CFG = {"no guidance": (1.0, None), "guidance": (1.5, None), "interval": (1.5, (0.3, 3.0))}
@@ -39,7 +39,7 @@ CHAINS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def network_on_cuda(model: str | DiTConfig, precision: str, **options: Any) -> DiT:
-    """A network of fake tensors; to be called within `fake_cuda`."""
+    """A network of fake tensors; to be called within `counted_launches`."""
     with CUDA:
         dit = build_dit(model, **options).eval().requires_grad_(False)
     dit.pos_embed = dit.pos_embed.to(CUDA)
@@ -66,7 +66,7 @@ def test_the_counter_counts_what_it_should() -> None:
     """Otherwise the tests below would prove nothing."""
 
     def counted(function: Callable[[torch.Tensor], object], conditions: int = 0) -> tuple[int, int, int]:
-        with fake_cuda(conditions) as launches:
+        with counted_launches(conditions) as launches:
             x = torch.ones(4, 4, device=CUDA)
             launches.clear()
             function(x)
@@ -94,7 +94,7 @@ def test_guided_xl2_in_bf16_launches_few_kernels_and_casts() -> None:
     steps is drawn at once and here charged to four, so a long chain needs about 40 kernels a step less.
     """
     steps = 4
-    with fake_cuda() as launches:
+    with counted_launches() as launches:
         network = network_on_cuda("XL/2", "bf16")
         labels = torch.zeros(32, dtype=torch.int64, device=CUDA)
         denoiser = guided(network, labels, null_class=1000, scale=1.5)
@@ -113,7 +113,7 @@ def test_guided_xl2_in_bf16_launches_few_kernels_and_casts() -> None:
 def test_no_sampler_with_fixed_steps_synchronises(name: str, cfg: str) -> None:
     sampler, steps, options = CHAINS[name]
     draw = chain(sampler, steps, options, cfg)
-    with fake_cuda() as launches:
+    with counted_launches() as launches:
         network = network_on_cuda(TINY, "tf32", input_size=8, num_classes=10)
         launches.clear()
         samples = draw(network, 3)
@@ -126,7 +126,7 @@ def test_no_sampler_with_fixed_steps_synchronises(name: str, cfg: str) -> None:
 @pytest.mark.parametrize(("path", "prediction"), [("linear", "velocity"), ("vp", "noise"), ("gvp", "score")])
 def test_the_adaptive_solver_synchronises_once_a_step(path: str, prediction: str, cfg: str) -> None:
     draw = chain("ode", None, {"solver": "dopri5", "path": path, "prediction": prediction}, cfg)
-    with fake_cuda(conditions=3) as launches:
+    with counted_launches(conditions=3) as launches:
         network = network_on_cuda(TINY, "tf32", input_size=8, num_classes=10)
         launches.clear()
         samples = draw(network, 3)
@@ -139,7 +139,7 @@ def test_the_adaptive_solver_synchronises_once_a_step(path: str, prediction: str
 def test_only_attention_and_mlp_compute_in_bf16(block: str, precision: str) -> None:
     """Matrix products by dtype: three of a block's attention and MLP, or four more of cross-attention."""
     draw = chain("ddpm", "2", {}, "guidance")
-    with fake_cuda(), Products() as products:
+    with counted_launches(), Products() as products:
         samples = draw(network_on_cuda(TINY, precision, input_size=8, num_classes=10, block=block), 3)
     assert samples.dtype == torch.float32
     expected = (7 if block == "cross-attention" else 4) * 2 * TINY.depth  # two steps
@@ -190,7 +190,7 @@ def test_generate_runs_on_cuda_from_weights_to_the_finished_batch(
     monkeypatch.setattr(checkpoints, "load_file", lambda _: dict(weights))  # cannot read into fake tensors
     monkeypatch.setattr(decode, "ThreadPoolExecutor", InThisThread)
     monkeypatch.setattr(pipeline, "_macs", lambda _: 1)  # counted by tracing, but not with fake tensors
-    with fake_device():
+    with fake_cuda():
         out = generate(
             TINY,
             ckpt=tmp_path / "tiny.safetensors",
