@@ -27,8 +27,8 @@ from dit_eval.generation.model_lookup import LoadedModel, ObjectSpec, find_model
 from dit_eval.generation.models import ImageModel, Model
 from dit_eval.generation.plan import Plan, choose_settings, make_plan
 from dit_eval.generation.plugins import model_errors
-from dit_eval.generation.rounding import Quantizer
 from dit_eval.generation.shards import ShardFolder, interruption_noted
+from dit_eval.io.rounding import Quantizer
 from dit_eval.runtime.distributed import Rank, StridedShard, broadcast_from_rank0, process_group
 from dit_eval.runtime.malloc import keep_freed_memory
 from dit_eval.runtime.precision import computation, default_precision

@@ -1,18 +1,17 @@
-"""Batches of images: sized streams of uint8 N×H×W×3 from an .npz, a folder, a zip or arrays of a program.
+"""Batches of images: sized streams of uint8 N×H×W×3 from an .npz, a folder or a zip.
 
 The whole batch is never in memory. Anything but uint8 N×H×W×3 is refused with an error that says what to do.
 """
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -60,13 +59,12 @@ class PixelHash(Protocol):
 class Images(ABC):
     """A sized stream of RGB images of one size.
 
-    path: where they come from; size: (height, width) in pixels; once: they can be read only once, and their
-    number and digest are known only after that; notes: sentences about files that were skipped.
+    path: where they come from; size: (height, width) in pixels; notes: sentences about files that were
+    skipped.
     """
 
     path: Path
     size: tuple[int, int]
-    once: bool = False
     notes: tuple[str, ...] = ()
 
     @abstractmethod
@@ -149,76 +147,6 @@ def _image_size(name: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int
     if 0 in shape:
         raise BatchError(f"{found}; there is no image in it.")
     return shape[1], shape[2]
-
-
-class ArrayImages(Images):
-    """Arrays that a program passes one after another, e.g. from a training loop."""
-
-    path = Path("arrays")
-    once = True
-
-    def __init__(self, arrays: Iterable[np.ndarray]):
-        """arrays: uint8 (n, H, W, 3), one or an iterable of them. Raises BatchError for anything else."""
-        if hasattr(arrays, "__array__"):
-            arrays = [arrays]  # type: ignore[list-item]
-        if not isinstance(arrays, Iterable):
-            raise BatchError(f"samples are {_describe(arrays)}; expected a path, or uint8 arrays N×H×W×3.")
-        self._n, self._sha = 0, hashlib.sha256()
-        if isinstance(arrays, (list, tuple)):
-            arrays = [_as_images(array) for array in arrays]
-            shape = (sum(map(len, arrays)), *(arrays[0].shape[1:] if arrays else ()))
-            self._sha = npz.array_hash(np.dtype(np.uint8), shape)
-        remaining = map(_as_images, arrays)
-        first = next(remaining, None)
-        if first is None:
-            raise BatchError("there are no arrays of samples; expected at least one, uint8 N×H×W×3.")
-        self.size = first.shape[1:3]
-        self._arrays = chain([first], remaining)
-
-    def __len__(self) -> int:
-        return self._n
-
-    def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """See Images; only all of them, and only once."""
-        assert (start, stop) == (0, None)
-        for array in self._arrays:
-            if array.shape[1:3] != self.size:
-                raise BatchError(
-                    f"an array of samples has images of {array.shape[1]}×{array.shape[2]} and the first had "
-                    f"{self.size[0]}×{self.size[1]}; a batch has one size."
-                )
-            self._n += len(array)
-            for first in range(0, len(array), rows):
-                block = np.require(array[first : first + rows], requirements=("C", "W"))  # torch's condition
-                self._sha.update(block.data)
-                yield block
-
-    def digest(self) -> str:
-        """SHA-256 in hex of the pixels that were read.
-
-        That of an npz with these images if their number is known in advance, as for an array, a list or a
-        tuple; else of the pixels alone.
-        """
-        return self._sha.hexdigest()
-
-
-def _as_images(array: Any) -> np.ndarray:
-    """An item of the samples as an array. Raises BatchError if it is not uint8 N×H×W×3."""
-    if not hasattr(array, "__array__"):
-        raise BatchError(
-            f"an item of the samples is {_describe(array)}; expected a uint8 array N×H×W×3. Pass the images "
-            "alone, e.g. (images for images, labels in loader)."
-        )
-    try:
-        converted = np.asarray(array)
-    except (TypeError, ValueError, RuntimeError) as error:  # e.g. a tensor on a CUDA device
-        raise BatchError(f"an item of the samples cannot be converted to an array ({error}).") from None
-    _image_size("an array of samples", converted.shape, converted.dtype)
-    return converted
-
-
-def _describe(value: Any) -> str:
-    return "None" if value is None else f"of type {type(value).__name__}"
 
 
 class ImageFiles(Images):
