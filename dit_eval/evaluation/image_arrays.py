@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dit_eval.errors import BatchError, UsageError
 from dit_eval.io.npz import array_hash
-from dit_eval.io.rounding import Quantizer
+from dit_eval.runtime.rounding import Quantizer
 from dit_eval.runtime.transfer import HostCopy
 
 

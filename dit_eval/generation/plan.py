@@ -23,8 +23,8 @@ from dit_eval.errors import UsageError, require_choices, require_positive
 from dit_eval.generation.model_lookup import LoadedModel, ObjectSpec, Spec
 from dit_eval.generation.models import FlowModel, ImageModel
 from dit_eval.io.assets import sha256
-from dit_eval.io.rounding import ROUNDINGS
 from dit_eval.runtime.precision import PRECISIONS
+from dit_eval.runtime.rounding import ROUNDINGS
 from dit_eval.sampling.flow_schedules import ADAPTIVE_SOLVERS, STATES
 from dit_eval.sampling.guidance import parse_times
 from dit_eval.sampling.noise import label_words
