@@ -16,6 +16,7 @@ from dit_eval.errors import UsageError
 @click.command()
 @click.argument("samples", type=options.PATH)
 @click.argument("reference", metavar="REF")
+@options.image_input
 @options.feature_extraction
 @options.label
 @click.option(
@@ -48,8 +49,9 @@ def fid(
 ) -> None:
     """Evaluate SAMPLES against REF: FID, sFID, IS, precision, recall.
 
-    SAMPLES and REF are .npz files, folders or zip archives of images. REF can also hold stored statistics, or
-    be a registered name (see `dit-eval ref list`). ADM's evaluator expects the two in the opposite order.
+    SAMPLES and REF are .npz or .npy files, folders or zip archives of images. REF can also hold stored
+    statistics, or be a registered name (see `dit-eval ref list`). ADM's evaluator expects the two in the
+    opposite order.
     """
     from dit_eval.evaluation.pipeline import evaluate  # imports torch
 

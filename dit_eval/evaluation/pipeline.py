@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import numpy as np
 import torch
 
-from dit_eval.errors import UsageError
+from dit_eval.errors import DitEvalWarning, UsageError
 from dit_eval.evaluation.extraction import ExtractionProgress, FeatureExtraction, load_extraction
 from dit_eval.evaluation.metric_table import DEFAULT, METRIC_FUNCTIONS, MetricInputs, compute_metrics
 from dit_eval.evaluation.references import (
@@ -26,7 +27,8 @@ from dit_eval.evaluation.references import (
     write_reference,
 )
 from dit_eval.io.batch_record import read_record
-from dit_eval.io.batches import ArrayImages, Images, open_images
+from dit_eval.io.batches import ArrayImages, Images, open_images, require_image_size
+from dit_eval.io.crops import ImageOptions
 from dit_eval.metrics.inception_score import SORTED_SCORE_RATIO
 from dit_eval.metrics.precision_recall import require_points
 from dit_eval.results.comparability import result_fingerprint
@@ -48,23 +50,28 @@ def evaluate(
     cache: bool = True,
     fid_infinity: bool = False,
     ignore_sample_statistics: bool = False,
+    image_size: int | None = None,
+    crop: str | None = None,
+    key: str = "arr_0",
     label: str | None = None,
     progress: ExtractionProgress | None = None,
 ) -> Result | None:
     """FID, sFID, inception score, precision and recall of samples against a reference.
 
-    samples, reference: an .npz, a folder or a zip of images; the reference may also be a registered name or
-    hold stored statistics. Samples may also be uint8 (n, H, W, 3) arrays, one after another, as from a
-    training loop: they are read once and never stored. protocol: None takes the reference's own, or "adm" if
-    it names none. fid_infinity: also extrapolate FID to infinitely many samples. label: the result's name in
-    tables; None takes that in the record of the samples. Under torchrun the images are shared among the ranks
-    and the Result is rank 0's; other ranks get None. The order of the arguments is samples, reference: ADM's
-    program takes them the other way round.
+    samples, reference: an .npz, an .npy, a folder or a zip of images; the reference may also be a registered
+    name or hold stored statistics. Samples may also be uint8 (n, H, W, 3) arrays, one after another, as from
+    a training loop: they are read once and never stored. protocol: None takes the reference's own, or "adm"
+    if it names none. fid_infinity: also extrapolate FID to infinitely many samples. image_size, crop, key:
+    how the images of both are read, see `io.crops.ImageOptions`. label: the result's name in tables; None
+    takes that in the record of the samples. Under torchrun the images are shared among the ranks and the
+    Result is rank 0's; other ranks get None. The order of the arguments is samples, reference: ADM's program
+    takes them the other way round.
     Raises DitEvalError for whatever is wrong with the input.
     """
     start_time = time.monotonic()
-    images = _open_samples(samples, ignore_sample_statistics)
-    target = open_reference(reference, offline=offline)
+    options = ImageOptions(image_size=image_size, crop=crop, key=key)
+    images = _open_samples(samples, ignore_sample_statistics, options)
+    target = open_reference(reference, offline=offline, options=options)
     extraction = load_extraction(
         protocol or target.protocol,
         inception=inception,
@@ -142,13 +149,18 @@ def make_reference(
     device: str = "auto",
     batch_size: int = 64,
     offline: bool = False,
+    image_size: int | None = None,
+    crop: str | None = None,
+    key: str = "arr_0",
     progress: ExtractionProgress | None = None,
 ) -> Path:
     """Write a reference: mu, sigma, mu_s, sigma_s, arr_0, arr_1 if there are labels, and provenance.
 
+    image_size, crop, key: see `io.crops.ImageOptions`. What a user of the reference must know of its images
+    is in the provenance and is shown as DitEvalWarning.
     Raises DitEvalError for whatever is wrong with the input; no incomplete file is left behind.
     """
-    images = open_images(Path(batch))
+    images = open_images(Path(batch), ImageOptions(image_size=image_size, crop=crop, key=key))
     extraction = load_extraction(
         protocol, inception=inception, device=device, batch_size=batch_size, offline=offline
     )
@@ -159,18 +171,22 @@ def make_reference(
             "made_by": f"dit-eval {__version__}",
             "batch": Path(batch).name,
             **({"warnings": images.notes} if images.notes else {}),
-            **{key: record[key] for key in ("n", "size", "digest")},
+            **{name: record[name] for name in ("n", "size", "crop", "digest") if name in record},
             "protocol": extraction.protocol_record(),
         }
         write_reference(Path(out), images, stats, provenance)
+        for note in images.notes:
+            warn(note, DitEvalWarning, stacklevel=2)
     return Path(out)
 
 
-def _open_samples(samples: str | Path | Iterable[np.ndarray], ignore_statistics: bool) -> Images:
+def _open_samples(
+    samples: str | Path | Iterable[np.ndarray], ignore_statistics: bool, options: ImageOptions
+) -> Images:
     if not isinstance(samples, (str, Path)):
-        return ArrayImages(samples)
+        return require_image_size(ArrayImages(samples), options)
     path = Path(samples)
-    images = open_images(path)
+    images = open_images(path, options)
     if not ignore_statistics and has_statistics(path):
         raise UsageError(
             f"{path} carries stored statistics (mu, sigma), as references do, and the order is SAMPLES "
