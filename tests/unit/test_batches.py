@@ -289,7 +289,9 @@ def test_a_path_that_does_not_exist_is_an_error(tmp_path: Path, name: str) -> No
 
 def test_a_file_of_another_kind_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(b"\x80\x02}q\x00.")
-    with pytest.raises(BatchError, match=r"weights is a Python pickle; expected an \.npz, an \.npy, a folder"):
+    with pytest.raises(
+        BatchError, match=r"weights is a Python pickle; expected an \.npz, an \.npy, a folder"
+    ):
         open_images(tmp_path / "weights")
 
 
