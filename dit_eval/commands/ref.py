@@ -32,6 +32,12 @@ def make(batch: Path, out: Path, **settings: Any) -> None:
     any, and the provenance.
     """
     from dit_eval.evaluation.pipeline import make_reference  # imports torch
+    from dit_eval.evaluation.references import open_reference
+    from dit_eval.runtime.distributed import Rank
 
     with extraction_bar() as progress:
-        click.echo(make_reference(batch, out, progress=progress, **settings))
+        make_reference(batch, out, progress=progress, **settings)
+    if Rank.from_environment().index == 0:  # which has written the file
+        for warning in open_reference(out).provenance.get("warnings", ()):
+            click.echo(f"Warning: {warning}", err=True)
+        click.echo(out)

@@ -11,12 +11,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import torch
 
-from dit_eval.errors import DitEvalWarning, UsageError
+from dit_eval.errors import UsageError
 from dit_eval.evaluation.extraction import ExtractionProgress, FeatureExtraction, load_extraction
 from dit_eval.evaluation.metric_table import DEFAULT, METRIC_FUNCTIONS, MetricInputs, compute_metrics
 from dit_eval.evaluation.references import (
@@ -156,8 +155,7 @@ def make_reference(
 ) -> Path:
     """Write a reference: mu, sigma, mu_s, sigma_s, arr_0, arr_1 if there are labels, and provenance.
 
-    image_size, crop, key: see `io.crops.ImageOptions`. What a user of the reference must know of its images
-    is in the provenance and is shown as DitEvalWarning.
+    image_size, crop, key: see `io.crops.ImageOptions`. The provenance holds the warnings about the images.
     Raises DitEvalError for whatever is wrong with the input; no incomplete file is left behind.
     """
     images = open_images(Path(batch), ImageOptions(image_size=image_size, crop=crop, key=key))
@@ -175,8 +173,6 @@ def make_reference(
             "protocol": extraction.protocol_record(),
         }
         write_reference(Path(out), images, stats, provenance)
-        for note in images.notes:
-            warn(note, DitEvalWarning, stacklevel=2)
     return Path(out)
 
 
