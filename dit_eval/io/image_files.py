@@ -114,8 +114,8 @@ class FileSet:
                 f"{self.path}: {name} has mode {image.mode}; expected RGB, grey, palette or CMYK of at most "
                 "8 bits per channel. Convert it to RGB first."
             )
-        if image.format == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
-            raise BatchError(f"{self.path}: {name} has {pages} pages; expected one. Save each as a file.")
+        if image.format == "TIFF" and getattr(image, "is_animated", False):
+            raise BatchError(f"{self.path}: {name} has several pages; expected one. Save each as a file.")
         if size is not None and (image.height, image.width) != size:
             raise BatchError(
                 f"{self.path}: {name} is {image.width}×{image.height} and {self.names[0]} is "
@@ -151,12 +151,12 @@ class FileSet:
 def _ignores_rotation(image: Image.Image) -> bool:
     """True if the EXIF data of a loaded image ask for a rotation or a mirror image.
 
-    False for TIFF, whose orientation Pillow applies when it loads the image.
+    Never for TIFF: Pillow applies its orientation, and removes the tag, when it loads the image.
     """
     orientation = 1
     with suppress(Exception):  # what Pillow raises for damaged EXIF data has no common base
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return image.format != "TIFF" and orientation in range(2, 9)
+    return orientation in range(2, 9)
 
 
 def files_in_folder(path: Path) -> FileSet:

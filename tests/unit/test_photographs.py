@@ -244,7 +244,7 @@ def transparent(mode: str) -> Image.Image:
         (encoded(GREY.convert("F"), "TIFF"), "mode F; expected RGB, grey, palette or CMYK"),
         (encoded(GREY.convert("I"), "TIFF"), "mode I;"),
         (encoded(RGB.convert("LAB"), "TIFF"), "mode LAB; .*Convert it to RGB first"),
-        (encoded(RGB, "TIFF", save_all=True, append_images=[RGB, RGB]), "3 pages; expected one"),
+        (encoded(RGB, "TIFF", save_all=True, append_images=[RGB, RGB]), "several pages; expected one"),
     ],
 )
 def test_what_is_ambiguous_is_an_error_that_says_what_to_do(
@@ -253,6 +253,15 @@ def test_what_is_ambiguous_is_an_error_that_says_what_to_do(
     (tmp_path / "7.png").write_bytes(content)
     with pytest.raises(BatchError, match=rf"7\.png has {words}"):
         open_images(tmp_path)
+
+
+def test_a_part_of_the_images_is_noted_by_its_own_names(tmp_path: Path) -> None:
+    save_all(tmp_path, small_images(9, 0))
+    GREY.save(tmp_path / "7.png")
+    images = open_images(tmp_path)
+    for _ in images.blocks(2, 5):
+        pass
+    assert images.notes == (f"{tmp_path}: {GREY_NOTE} channels: 1 (7.png).",)
 
 
 def rotated(orientation: int) -> Image.Exif:
