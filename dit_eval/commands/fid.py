@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("samples", type=options.PATH)
 @click.argument("references", metavar="REF...", nargs=-1, required=True)
+@options.image_input
 @options.feature_extraction
 @options.label
 @click.option(
@@ -51,8 +52,9 @@ def fid(
 ) -> None:
     """Evaluate SAMPLES against REF: FID, sFID, IS, precision, recall.
 
-    SAMPLES and REF are .npz files, folders or zip archives of images. REF can also hold stored statistics, or
-    be a registered name (see `dit-eval ref list`). ADM's evaluator expects the two in the opposite order.
+    SAMPLES and REF are .npz or .npy files, folders or zip archives of images. REF can also hold stored
+    statistics, or be a registered name (see `dit-eval ref list`). ADM's evaluator expects the two in the
+    opposite order.
 
     Several REF are compared in one table; the samples are measured once. --json then writes one file for each
     reference, with its name before the suffix.

@@ -23,6 +23,7 @@ from dit_eval.evaluation.measurement import SampleSet, measure
 from dit_eval.evaluation.metric_table import DEFAULT, require_known
 from dit_eval.evaluation.prepared_reference import PreparedReference, require_one_protocol
 from dit_eval.evaluation.references import open_reference
+from dit_eval.io.crops import ImageOptions
 from dit_eval.results.result import Result
 from dit_eval.runtime.distributed import from_rank0, gather_to_rank0, process_group
 from dit_eval.runtime.transfer import HostCopy, host_array
@@ -60,6 +61,7 @@ class Evaluator:
         cache: bool = False,
         intervals: bool = True,
         metrics: Collection[str] | None = None,
+        image_options: ImageOptions | None = None,
         progress: ExtractionProgress | None = None,
     ) -> None:
         """Load the network and prepare the references.
@@ -67,14 +69,18 @@ class Evaluator:
         reference: a file or a registered name, or several, against which the same images are measured;
         protocol, inception, device, batch_size, offline: see `evaluate`; cache: whether the features of
         reference images are kept in the cache folder; intervals: False computes values alone, in less time
-        and memory; metrics: names of those to compute, None for ADM's five; progress: called while the
-        features of reference images are extracted. Raises subclasses of DitEvalError.
+        and memory; metrics: names of those to compute, None for ADM's five; image_options: how the images of
+        references are read and which size all images have; progress: called while the features of reference
+        images are extracted. Raises subclasses of DitEvalError.
         """
         start = time.monotonic()
         names = [reference] if isinstance(reference, (str, Path)) else list(reference)
         if not names:
             raise UsageError("there is no reference; expected a file or a registered name, or several.")
-        opened = {str(name): open_reference(name, offline=offline) for name in names}
+        self._image_options = image_options or ImageOptions()
+        opened = {
+            str(name): open_reference(name, offline=offline, options=self._image_options) for name in names
+        }
         self.intervals, self.metrics = intervals, require_known(DEFAULT if metrics is None else metrics)
         self.extraction = load_extraction(
             protocol or require_one_protocol(opened),
@@ -119,8 +125,8 @@ class Evaluator:
         size = (int(images.shape[1]), int(images.shape[2]))
         if self._size not in (None, size):
             raise BatchError(
-                f"the images are {size[0]}×{size[1]} and the first ones were "
-                f"{self._size[0]}×{self._size[1]}; a batch has one size. Call reset() before another."
+                f"the images are {size[1]}×{size[0]}; expected {self._size[1]}×{self._size[0]}, which is "
+                "image_size or the size of the first ones. Call reset() before images of another size."
             )
         self._size = size
         classes = np.full(len(images), _NO_LABEL) if labels is None else _as_labels(labels, len(images))
@@ -176,7 +182,8 @@ class Evaluator:
     def reset(self, expected: int | None = None) -> None:
         """Forget all images. expected: the number of those to come, where it is known; see `PixelHash`."""
         self._start = time.monotonic()
-        self._size: tuple[int, int] | None = None
+        side = self._image_options.image_size
+        self._size: tuple[int, int] | None = None if side is None else (side, side)
         self._positions: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
         self._hash = PixelHash(expected if self.extraction.rank.count == 1 else None)

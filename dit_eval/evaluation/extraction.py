@@ -205,7 +205,8 @@ def load_extraction(
 
 
 def _image_record(images: Images, digest: str) -> dict[str, Any]:
-    return {"n": len(images), "size": list(images.size), "digest": digest, "cached": False}
+    crop = {"crop": images.crop} if images.crop else {}
+    return {"n": len(images), "size": list(images.size), **crop, "digest": digest, "cached": False}
 
 
 def _array(digest: str) -> np.ndarray:

@@ -16,6 +16,7 @@ from dit_eval.evaluation.metric_table import METRIC_FUNCTIONS
 from dit_eval.evaluation.references import has_statistics, write_reference
 from dit_eval.io.batch_record import read_record
 from dit_eval.io.batches import Images, open_images
+from dit_eval.io.crops import ImageOptions
 from dit_eval.results.result import Result
 from dit_eval.runtime.distributed import process_group
 from dit_eval.version import __version__
@@ -30,6 +31,9 @@ class _Options(TypedDict, total=False):
     cache: bool
     fid_infinity: bool
     ignore_sample_statistics: bool
+    image_size: int | None
+    crop: str | None
+    key: str
     label: str | None
     progress: ExtractionProgress | None
 
@@ -54,22 +58,27 @@ def evaluate(
     cache: bool = True,
     fid_infinity: bool = False,
     ignore_sample_statistics: bool = False,
+    image_size: int | None = None,
+    crop: str | None = None,
+    key: str = "arr_0",
     label: str | None = None,
     progress: ExtractionProgress | None = None,
 ) -> Result | list[Result] | None:
     """FID, sFID, inception score, precision and recall of samples against a reference.
 
-    samples, reference: an .npz, a folder or a zip of images; the reference may also be a registered name or
-    hold stored statistics. Samples may also be uint8 arrays N×H×W×3, one after another, as from a training
-    loop: they are read once and never stored; see `Evaluator`. Several references give a list of Results, for
-    which the samples are measured once. protocol: None takes the reference's own, or "adm" if it names none.
-    fid_infinity: also extrapolate FID to infinitely many samples. label: the result's name in tables; None
+    samples, reference: an .npz, an .npy, a folder or a zip of images; the reference may also be a registered
+    name or hold stored statistics. Samples may also be uint8 arrays N×H×W×3, one after another, as from a
+    training loop: they are read once and never stored; see `Evaluator`. Several references give a list of
+    Results, for which the samples are measured once. protocol: None takes the reference's own, or "adm" if it
+    names none. fid_infinity: also extrapolate FID to infinitely many samples. image_size, crop, key: how the
+    images of both are read, see `io.crops.ImageOptions`. label: the result's name in tables; None
     takes that in the record of the samples. Under torchrun the images are shared among the ranks and the
     Result is rank 0's; other ranks get None. The order of the arguments is samples, reference: ADM's program
     takes them the other way round.
     Raises DitEvalError for whatever is wrong with the input.
     """
-    images = _open_samples(samples, ignore_sample_statistics)
+    image_options = ImageOptions(image_size=image_size, crop=crop, key=key)
+    images = _open_samples(samples, ignore_sample_statistics, image_options)
     with Evaluator(
         reference,
         protocol=protocol,
@@ -79,6 +88,7 @@ def evaluate(
         offline=offline,
         cache=cache,
         metrics=METRIC_FUNCTIONS if fid_infinity else None,
+        image_options=image_options,
         progress=progress,
     ) as evaluator:
         if isinstance(images, Images):
@@ -99,13 +109,17 @@ def make_reference(
     device: str = "auto",
     batch_size: int = 64,
     offline: bool = False,
+    image_size: int | None = None,
+    crop: str | None = None,
+    key: str = "arr_0",
     progress: ExtractionProgress | None = None,
 ) -> Path:
     """Write a reference: mu, sigma, mu_s, sigma_s, arr_0, arr_1 if there are labels, and provenance.
 
+    image_size, crop, key: see `io.crops.ImageOptions`. The provenance holds the warnings about the images.
     Raises DitEvalError for whatever is wrong with the input; no incomplete file is left behind.
     """
-    images = open_images(Path(batch))
+    images = open_images(Path(batch), ImageOptions(image_size=image_size, crop=crop, key=key))
     extraction = load_extraction(
         protocol, inception=inception, device=device, batch_size=batch_size, offline=offline
     )
@@ -116,7 +130,7 @@ def make_reference(
             "made_by": f"dit-eval {__version__}",
             "batch": Path(batch).name,
             **({"warnings": images.notes} if images.notes else {}),
-            **{key: record[key] for key in ("n", "size", "digest")},
+            **{name: record[name] for name in ("n", "size", "crop", "digest") if name in record},
             "protocol": extraction.protocol_record(),
         }
         write_reference(Path(out), images, stats, provenance)
@@ -124,7 +138,7 @@ def make_reference(
 
 
 def _open_samples(
-    samples: str | Path | Iterable[np.ndarray], ignore_statistics: bool
+    samples: str | Path | Iterable[np.ndarray], ignore_statistics: bool, image_options: ImageOptions
 ) -> Images | Iterable[np.ndarray]:
     if not isinstance(samples, (str, Path)):
         if hasattr(samples, "__array__"):
@@ -134,7 +148,7 @@ def _open_samples(
             raise BatchError(f"samples are {kind}; expected a path, or uint8 arrays N×H×W×3.")
         return samples
     path = Path(samples)
-    images = open_images(path)
+    images = open_images(path, image_options)
     if not ignore_statistics and has_statistics(path):
         raise UsageError(
             f"{path} carries stored statistics (mu, sigma), as references do, and the order is SAMPLES "

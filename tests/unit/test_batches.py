@@ -162,9 +162,9 @@ def test_a_damaged_image_is_named(folder: Path) -> None:
     ("content", "words"),
     [
         (b"version https://git-lfs.github.com/spec/v1\n", "7.png is a pointer to .* LFS.*git lfs pull"),
-        (b"<!doctype html><title>Sign in</title>", "7.png is a web page; expected PNG, JPEG or WebP"),
+        (b"<!doctype html><title>Sign in</title>", "7.png is a web page; expected PNG, JPEG, TIFF or WebP"),
         (png(IMAGES[6], format="GIF"), "7.png is a GIF image; .* WebP. Convert or remove it"),
-        (png(IMAGES[6], format="TIFF"), "7.png is a file of unknown format"),
+        (png(IMAGES[6], format="BMP"), "7.png is a file of unknown format"),
         (b"", "7.png is a file of unknown format"),
     ],
 )
@@ -285,9 +285,11 @@ def test_a_path_that_does_not_exist_is_an_error(tmp_path: Path, name: str) -> No
 
 
 def test_a_file_of_another_kind_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    np.save(tmp_path / "images.npy", IMAGES)
-    with pytest.raises(BatchError, match=r"images\.npy is a single \.npy array; expected an \.npz"):
-        open_images(tmp_path / "images.npy")
+    (tmp_path / "weights").write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(
+        BatchError, match=r"weights is a Python pickle; expected an \.npz, an \.npy, a folder"
+    ):
+        open_images(tmp_path / "weights")
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:

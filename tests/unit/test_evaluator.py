@@ -111,7 +111,7 @@ def test_wrong_calls_are_one_sentence_each(evaluator: Evaluator) -> None:
     evaluator.update(IMAGES[:3])
     with pytest.raises(StatisticsError, match="at least 4 images"):
         evaluator.compute()
-    with pytest.raises(BatchError, match="8×9 and the first ones were 8×8"):
+    with pytest.raises(BatchError, match="9×8; expected 8×8, which"):
         evaluator.update(np.zeros((2, 8, 9, 3), np.uint8))
     with pytest.raises(BatchError, match="expected 2 integers, one per image"):
         evaluator.update(IMAGES[:2], labels=[1, 2, 3])
