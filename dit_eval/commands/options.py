@@ -19,6 +19,18 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 PATH = click.Path(path_type=Path)
 
 
+class _PathOrAddress(click.Path):
+    """A path, or text that begins with https:// or hf://."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        from dit_eval.io.addresses import is_address
+
+        return value if is_address(value) else Path(str(super().convert(value, param, ctx)))
+
+
+PATH_OR_ADDRESS = _PathOrAddress(path_type=Path)
+
+
 class Output(click.Path):
     """A file to write, whose name is checked before any work is done.
 
