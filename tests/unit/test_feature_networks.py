@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
 from dit_eval.diagnostics.recorded.images import build
@@ -73,10 +75,10 @@ def extractor(protocol: EncoderProtocol, files: dict[str, Path]) -> FeatureExtra
 
 def written_down(protocol: EncoderProtocol, images: np.ndarray) -> Tensor:
     """The features in float32 as FD-Loss describes them, from timm alone."""
-    options = (
+    options: dict[str, Any] = (
         {} if protocol.feature == "spatial-mean" else {"dynamic_img_size": True, "dynamic_img_pad": True}
     )
-    network = timm.create_model(protocol.network, **options).eval()
+    network: Any = timm.create_model(protocol.network, **options).eval()
     network.load_state_dict(weights_of(protocol.network))
     size = int(protocol.resize.removeprefix("unit-bicubic-"))
     x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
@@ -157,7 +159,7 @@ def test_positions_are_resized_by_torch_hubs_rule(side: int, grid: int) -> None:
     expected = bicubic_by_definition(patches, grid, (grid + 0.1) / side).reshape(grid**2, 6)
     assert torch.equal(found[:, :1], positions[:, :1])
     assert np.abs(found[0, 1:].numpy() - expected).max() <= 1e-6  # torch's scale is float32
-    timms = timm.layers.resample_abs_pos_embed(positions.float(), [grid, grid])
+    timms = resample_abs_pos_embed(positions.float(), [grid, grid])
     assert (timms - found).abs().max() > 0.05
     assert resized_positions(found, grid) is found
 
