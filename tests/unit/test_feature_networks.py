@@ -273,6 +273,15 @@ def test_every_field_of_an_encoder_but_the_names_changes_the_fingerprint() -> No
     assert len({protocol_fingerprint(record(protocol)) for protocol in PROTOCOLS.values()}) == len(PROTOCOLS)
 
 
+def test_earlier_protocols_are_recorded_as_before() -> None:
+    sha256 = assets.lookup("models", INCEPTION).sha256
+    before = {"adm": "5b76e6d840be", "clean": "151d768494af", "digits": "387414bf7bb5"}
+    for name, fingerprint in before.items():
+        unchanged = asdict(PROTOCOLS[name])
+        assert unchanged.keys() == {"name", "resize", "network", "weights", "inception_score_chunk", "k"}
+        assert protocol_fingerprint({**unchanged, "weights": {"sha256": sha256}}) == fingerprint
+
+
 def test_timm_is_imported_within_functions_only() -> None:
     package = Path(encoders.__file__).parents[1]
     for path in package.rglob("*.py"):
