@@ -153,8 +153,9 @@ def feature_extraction(command: Command) -> Command:
     protocol = click.option(
         "--protocol",
         metavar="NAME",
-        help="Evaluation protocol: adm (as in the papers), clean (clean-fid's resize) or digits (the bundled "
-        "digits).  [default: the reference's, else adm]",
+        help="Evaluation protocol: adm (as in the papers), clean (clean-fid's resize), digits (the bundled "
+        "digits), dinov2 or dinov2-pil (FD-DINOv2), or fdr-… (a space of FDr⁶).  [default: the reference's, "
+        "else adm]",
     )
     for option in (offline, device, batch_size, inception, protocol):  # shown in reverse order
         command = option(command)
