@@ -111,5 +111,6 @@ def _count(reference: Points, samples: Points, k: int) -> tuple[np.ndarray, np.n
             inside[rows] += contained.sum(dim=1)
             found, position = contained.max(dim=1)
             last[rows] = torch.where(found, columns.start + position, last[rows])
-    alone = torch.bincount(last[inside == 1], minlength=len(samples))
-    return balls.cpu().numpy(), alone.cpu().numpy(), inside.cpu().numpy()
+    counts = inside.cpu().numpy()
+    alone = np.bincount(last.cpu().numpy()[counts == 1], minlength=len(samples))
+    return balls.cpu().numpy(), alone, counts

@@ -45,7 +45,8 @@ def monge_distance(reference: np.ndarray, samples: np.ndarray, device: str = "cp
         raise StatisticsError(f"MIND needs at least 2 images on each side; one side has {n}.")
     random = torch.Generator("cpu").manual_seed(_SEED)
     used, used_reference = (_subset(len(features), n, random) for features in (samples, reference))
-    directions = torch.randn(DIRECTIONS, samples.shape[1], generator=random)
+    shape = DIRECTIONS, samples.shape[1]
+    directions = torch.randn(shape, generator=random, dtype=torch.float32, device="cpu")
     directions /= directions.norm(dim=1, keepdim=True)
     with computation("fp32", torch.device(device)):
         x, y = (
@@ -68,7 +69,7 @@ def monge_distance(reference: np.ndarray, samples: np.ndarray, device: str = "cp
 
 def _subset(length: int, n: int, random: torch.Generator) -> slice | np.ndarray:
     """Which n of so many images are used; nothing is drawn where that is all of them."""
-    return slice(None) if length == n else torch.randperm(length, generator=random)[:n].numpy()
+    return slice(None) if length == n else torch.randperm(length, generator=random, device="cpu")[:n].numpy()
 
 
 def _add_block(x: Tensor, y: Tensor, directions: Tensor, distance: Tensor, potentials: Tensor) -> None:
