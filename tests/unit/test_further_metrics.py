@@ -196,8 +196,9 @@ def test_the_error_of_coverage_replaces_the_part_of_single_balls(mean: float, sh
         ratio = (1 - np.exp(-mean)) / mean
         counts = np.array([2, 4] * 50)  # vary less than a Poisson distribution
     else:
+        scale = mean / shape
         parts = [
-            quad(lambda x, f=f: f(x) * gamma.pdf(x, shape, scale=mean / shape), 0, np.inf)[0]
+            quad(lambda x, f=f: f(x) * gamma.pdf(x, shape, scale=scale), 0, np.inf)[0]
             for f in (lambda x: np.exp(-x) * (1 - np.exp(-x)), lambda x: x * np.exp(-x))
         ]
         ratio = parts[0] / parts[1]
