@@ -107,7 +107,7 @@ def main(samples: int, reference: int) -> None:
                 "contestant": contestant,
                 "version": version(contestant),
                 "seconds": "" if seconds is None else f"{seconds:.1f}",
-                "peak_mb_beyond_features": "" if seconds is None else f"{peak - floor:.0f}",
+                "peak_mb_beyond_features": "" if seconds is None else f"{max(peak - floor, 0):.0f}",
                 "first_number": "" if first is None else f"{first:.7g}",
                 "second_number": "" if second is None else f"{second:.7g}",
                 "threads": torch.get_num_threads(),
