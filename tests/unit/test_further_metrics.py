@@ -55,11 +55,18 @@ def direct_kid(reference: np.ndarray, samples: np.ndarray) -> float:
     return own - 2 * float(kernel(samples, reference).mean())
 
 
-def test_kid_is_the_mean_over_all_pairs_also_in_several_blocks() -> None:
-    reference, samples = integers(0, 2100, 8) / 250, integers(1, 4050, 8) / 200
-    assert kernel_distance(reference, samples).value == pytest.approx(
-        direct_kid(reference, samples), rel=1e-6
-    )
+def test_kid_and_its_error_are_those_of_all_pairs_also_in_several_blocks() -> None:
+    """Of samples like the reference, where the error depends on squares of the kernel."""
+    reference, samples = normal(0, 2100, 8), normal(1, 2050, 8)
+    found, n = kernel_distance(reference, samples), len(samples)
+    assert found.value == pytest.approx(direct_kid(reference, samples), rel=1e-4)
+    across = kernel(samples, reference).mean(axis=1)
+    h = kernel(samples, samples) - across[:, None] - across
+    np.fill_diagonal(h, 0)
+    stars, squares = (h.sum(axis=1) ** 2).sum(), (h**2).sum()
+    disjoint = h.sum() ** 2 - 4 * stars + 2 * squares  # over four different samples
+    variance = mean_off_diagonal(h) ** 2 - disjoint / (n * (n - 1) * (n - 2) * (n - 3))
+    assert found.standard_error == pytest.approx(np.sqrt(variance), rel=1e-5)
 
 
 def mean_cubed_product(a: Gaussian, b: Gaussian) -> float:
@@ -245,9 +252,9 @@ def test_mind_of_a_stretched_set_is_a_mean_of_squared_projections() -> None:
     assert monge_distance(samples, np.float32(1.5) * samples).value == pytest.approx(expected, rel=1e-5)
 
 
-def weighted_mind(reference: np.ndarray, samples: np.ndarray, weights: np.ndarray) -> float:
-    """MIND where sample i has a weight of its own, by quantile functions."""
-    total, u = 0.0, directions(samples.shape[1])
+def weighted_mind(reference: np.ndarray, samples: np.ndarray, weights: np.ndarray, u: np.ndarray) -> float:
+    """MIND in the directions u where sample i has a weight of its own, by quantile functions."""
+    total = 0.0
     levels_reference = np.arange(1, len(reference) + 1) / len(reference)
     for x, y in zip(u @ samples.T, u @ reference.T, strict=True):
         order = np.argsort(x)
@@ -262,27 +269,36 @@ def weighted_mind(reference: np.ndarray, samples: np.ndarray, weights: np.ndarra
     return 3 * samples.shape[1] * total / len(u)
 
 
+def derivative_of_mind(reference: np.ndarray, samples: np.ndarray, image: int, u: np.ndarray) -> float:
+    """That by the weight of a sample: the mean of both one-sided ones, which differ for a finite set."""
+    n, step = len(samples), 1e-5
+    above, below = (
+        weighted_mind(reference, samples, (1 - h) * np.full(n, 1 / n) + h * np.eye(n)[image], u)
+        for h in (step, -step)
+    )
+    return (above - below) / (2 * step)
+
+
 def test_the_influence_on_mind_is_the_derivative_by_a_samples_weight() -> None:
-    """The mean of both one-sided derivatives, which differ for a finite set."""
     reference, samples = normal(0, 12, 3), 1.4 * normal(1, 12, 3)
-    influence, step = monge_distance(reference, samples).influence, 1e-5
-    even = np.full(12, 1 / 12)
+    influence = monge_distance(reference, samples).influence
     for image in (0, 7):
-        above, below = (
-            weighted_mind(reference, samples, (1 - h) * even + h * np.eye(12)[image]) for h in (step, -step)
-        )
-        assert influence[image] == pytest.approx((above - below) / (2 * step), rel=1e-3)
+        expected = derivative_of_mind(reference, samples, image, directions(3))
+        assert influence[image] == pytest.approx(expected, rel=1e-3)
     assert influence.mean() == pytest.approx(0, abs=1e-12)
 
 
-def test_of_more_samples_than_reference_images_as_many_are_used() -> None:
-    reference, samples = normal(0, 40, 3), normal(1, 100, 3)
+def test_of_more_samples_than_reference_images_as_many_are_used_and_weigh_more() -> None:
+    reference, samples = normal(0, 12, 3), 1.4 * normal(1, 30, 3)
     found = monge_distance(reference, samples)
-    used = torch.randperm(100, generator=torch.Generator().manual_seed(2020))[:40].numpy()
-    assert found.n == 40
+    random = torch.Generator().manual_seed(2020)
+    used = torch.randperm(30, generator=random)[:12].numpy()
+    assert found.n == 12
     assert set(np.flatnonzero(found.influence)) == set(used.tolist())
-    alone = found.influence[used] * 40 / 100
-    assert standard_error(found.influence) == pytest.approx(standard_error(alone), rel=0.02)
+    u = torch.randn(1000, 3, generator=random).double().numpy()
+    u /= np.linalg.norm(u, axis=1, keepdims=True)
+    expected = derivative_of_mind(reference, samples[used], 5, u)
+    assert found.influence[used[5]] == pytest.approx(expected * 30 / 12, rel=1e-3)
 
 
 def test_mind_of_one_image_is_refused() -> None:
