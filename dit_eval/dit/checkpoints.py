@@ -83,6 +83,7 @@ def load_dit(
     _require_same_shapes(weights, dit, path, architecture)
     weights = {key: value.to(device=device, dtype=torch.float32) for key, value in weights.items()}
     dit.load_state_dict(weights, assign=True)
+    dit.t_embedder.frequencies = dit.t_embedder.frequencies.to(device)  # not in checkpoints
     return dit.eval().requires_grad_(False)
 
 

@@ -7,7 +7,9 @@ compares the outputs with recorded outputs of the original code.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -36,13 +38,13 @@ def sinusoids(t: Tensor, frequencies: Tensor) -> Tensor:
     return torch.cat([args.cos(), args.sin()], dim=-1)
 
 
-def embedding_frequencies(n: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+def embedding_frequencies(n: int, dtype: torch.dtype) -> Tensor:
     """n angular frequencies from 1 down towards 1 / MAX_PERIOD, (n,).
 
     The exponential of the exponents, which are rounded to the dtype as in DiT's code, is computed in float64:
     in float32 it differs between processors in the last bit, which t = 999 magnifies to 2e-5 radians.
     """
-    exponents = torch.arange(n, dtype=dtype, device=device) * (-math.log(MAX_PERIOD) / n)
+    exponents = torch.arange(n, dtype=dtype, device="cpu") * (-math.log(MAX_PERIOD) / n)
     return exponents.double().exp().to(dtype)
 
 
@@ -52,7 +54,7 @@ def sincos_pos_embed(hidden_size: int, grid_size: int) -> Tensor:
     The first half of the channels encodes the column and the second half the row, sines before cosines.
     """
     positions = torch.arange(grid_size, dtype=torch.float64, device="cpu")
-    frequencies = embedding_frequencies(hidden_size // 4, torch.float64, "cpu")
+    frequencies = embedding_frequencies(hidden_size // 4, torch.float64)
     cos, sin = sinusoids(positions, frequencies).chunk(2, dim=-1)
     pos_embed_1d = torch.cat([sin, cos], dim=-1)  # (grid_size, hidden_size / 2)
     columns, rows = pos_embed_1d.repeat(grid_size, 1), pos_embed_1d.repeat_interleave(grid_size, dim=0)
@@ -82,15 +84,21 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(
             Linear(FREQUENCY_EMBEDDING_SIZE, hidden_size), nn.SiLU(), Linear(hidden_size, hidden_size)
         )
+        self.frequencies: Tensor  # of the sinusoids, (FREQUENCY_EMBEDDING_SIZE / 2,) float32
+        frequencies = embedding_frequencies(FREQUENCY_EMBEDDING_SIZE // 2, torch.float32)
+        self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
         """(N,) → (N, D)."""
-        t_freq = sinusoids(t.float(), self.frequencies(t.device))
+        t_freq = sinusoids(t.float(), self.frequencies)
         return self.mlp(t_freq.to(next(self.mlp.parameters()).dtype))
 
-    def frequencies(self, device: torch.device) -> Tensor:
-        """Those of the sinusoids, (FREQUENCY_EMBEDDING_SIZE / 2,) float32."""
-        return embedding_frequencies(FREQUENCY_EMBEDDING_SIZE // 2, torch.float32, device)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As torch's, for `to`, `half` and so on, but the frequencies stay in float32."""
+        frequencies = self.frequencies
+        super()._apply(fn, recurse)
+        self.frequencies = frequencies.to(self.frequencies.device)
+        return self
 
 
 class LabelEmbedder(nn.Module):

@@ -132,3 +132,13 @@ def test_an_unknown_model_is_answered_with_the_nearest_names():
 def test_a_model_that_cannot_be_built_is_refused(options, sentence):
     with pytest.raises(UsageError, match=sentence):
         build_dit(TINY, **options)
+
+
+def test_frequencies_stay_exact_when_the_network_is_cast() -> None:
+    dit = build_dit("S/8")
+    exact = dit.t_embedder.frequencies.clone()
+    for cast in (torch.bfloat16, torch.float64, torch.float32):
+        dit.to(cast)
+        assert torch.equal(dit.t_embedder.frequencies, exact)
+        assert dit.pos_embed.dtype == cast
+    assert "t_embedder.frequencies" not in dit.state_dict()

@@ -43,6 +43,7 @@ def network_on_cuda(model: str | DiTConfig, precision: str, **options: Any) -> D
     with CUDA:
         dit = build_dit(model, **options).eval().requires_grad_(False)
     dit.pos_embed = dit.pos_embed.to(CUDA)
+    dit.t_embedder.frequencies = dit.t_embedder.frequencies.to(CUDA)
     return dit.prepare(precision=precision, compiled=False)
 
 

@@ -21,7 +21,7 @@ D = 60
 @pytest.fixture
 def on_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """ "torch" as a device name: torch's functions, on the CPU."""
-    for module in (frechet, inception_score):
+    for module in (frechet, gaussian, inception_score):
         monkeypatch.setattr(
             module, "linalg_on", lambda name: linalg_on_cuda("cpu") if name == "torch" else linalg_on(name)
         )

@@ -35,16 +35,11 @@ def synthetic_dit(name: str, device: torch.device | str = "cpu") -> DiT:
     sizes = facts.input_size, facts.in_channels, facts.num_classes
     with torch.device("meta"):  # allocates nothing; every parameter is assigned below
         dit = DiT(config, *sizes, block="adaln-zero", learn_sigma=True)
-        dit.t_embedder = _RecordedTimestepEmbedder(facts.hidden_size)
     weights = {name: torch.from_numpy(value).to(device) for name, value in dit_weights.build(facts).items()}
     positions = sincos_pos_embed(facts.hidden_size, facts.input_size // facts.patch_size).to(device)
     dit.load_state_dict(weights | {"pos_embed": positions}, assign=True)
+    dit.t_embedder.frequencies = recorded_frequencies().to(device)
     return dit.eval().requires_grad_(False)
-
-
-class _RecordedTimestepEmbedder(TimestepEmbedder):
-    def frequencies(self, device: torch.device) -> Tensor:
-        return recorded_frequencies().to(device)
 
 
 def recorded_frequencies() -> Tensor:
@@ -55,7 +50,7 @@ def recorded_frequencies() -> Tensor:
     """
     recorded = torch.from_numpy(arrays("dit")["small_t_frequencies"])
     times = torch.tensor([0.0, 1.0, 500.0, 999.0], device="cpu")
-    frequencies = TimestepEmbedder(1).frequencies(torch.device("cpu"))
+    frequencies = TimestepEmbedder(1).frequencies
     below, above = (torch.nextafter(frequencies, torch.tensor(end)) for end in (0.0, 2.0))
     candidates = torch.stack([frequencies, below, above])
     errors = torch.stack(
