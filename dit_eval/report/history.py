@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from dit_eval.errors import UsageError
 from dit_eval.report.figures import STYLE, shorten, style_cycle
@@ -104,7 +104,8 @@ def use_log_scale(axes: Axes) -> None:
 
 
 def label_plainly(axis: Axis) -> None:
-    """Plain numbers on a logarithmic axis: 1, 2, 5, 10, …"""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """Plain numbers on a logarithmic axis: 1, 2, 5, 10, …, or round ones within a decade."""
+    low, high = axis.get_data_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 10 * low else MaxNLocator(4))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())

@@ -33,9 +33,9 @@ def plot_sampling_compute(path: Path, results: Sequence[Result]) -> Path:
     for result in results:
         if gflops_per_image(result) is None or "fid" not in result.metrics:
             raise ResultError(
-                f"the result of {result.samples['path']} does not record the cost of sampling, or has no FID. "
-                "Plot results of batches made by this version of `dit-eval sample`, with the JSON file that it "
-                "writes next to them."
+                f"the result of {result.samples['path']} does not record the cost of sampling, or has no "
+                "FID. Plot results of batches made by this version of `dit-eval sample`, with the JSON file "
+                "that it writes next to them."
             )
     groups = comparable_groups(results)
     with matplotlib.rc_context(STYLE):

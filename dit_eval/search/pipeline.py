@@ -77,11 +77,11 @@ def sweep(
     `num`. The winner is then measured on `num` images of the random seed `seed` + 1.
 
     model: "XL/2" by default; model, labels, batch_size, device and settings: see `generate`; against: the
-    reference; protocol, inception, offline: see `evaluate`; vary: the values to try by setting, which is one
-    of `VARIABLE` in `search.settings`; metric: a headline metric of a Result; out: a folder; strategy: "grid" for all
-    combinations, "coordinate" for one setting after another, in the order of `vary`, with the others at the
-    value that was chosen or else at the first one; first: images of the first round, None for a sixteenth of
-    `num`; budget: see `Budget.parse`; the race ends before a round that would exceed it.
+    reference; protocol, inception, offline: see `evaluate`; vary: the values to try by setting, one of
+    `VARIABLE` in `search.settings`; metric: a headline metric of a Result; out: a folder; strategy: "grid"
+    for all combinations, "coordinate" for one setting after another, in the order of `vary`, with the others
+    at the value that was chosen or else at the first one; first: images of the first round, None for a
+    sixteenth of `num`; budget: see `Budget.parse`; the race ends before a round that would exceed it.
     Resumable: the same call continues after an interruption, also with another budget. Under torchrun every
     rank makes the call, and ranks other than 0 get None. Raises subclasses of DitEvalError.
     """

@@ -25,7 +25,7 @@ Values = Mapping[str, Any]  # of the varied settings of one candidate, by name
 
 
 def split_values(text: str) -> list[str]:
-    """ "1.0:2.0:0.5,3" → ["1.0", "1.5", "2.0", "3"]; commas within brackets or parentheses do not separate.
+    """ "1.0:2.0:0.5,3" → ["1", "1.5", "2", "3"]; commas within brackets or parentheses do not separate.
 
     A range START:STOP:STEP includes STOP if a step ends there. Raises UsageError for empty values and for
     ranges without end.
@@ -47,7 +47,7 @@ def _expanded(part: str) -> list[str]:
             f"{part!r} is not a range of at most {_MOST} values; expected START:STOP:STEP with START ≤ STOP "
             "and a positive STEP, e.g. 1.0:3.0:0.25."
         )
-    return [str(start + i * step) for i in range(int((stop - start) / step) + 1)]
+    return [f"{(start + i * step).normalize():f}" for i in range(int((stop - start) / step) + 1)]
 
 
 def require_axes(vary: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any]) -> None:

@@ -10,6 +10,10 @@ from dit_eval.results.result import Result
 from dit_eval.search.outcome import Candidate, Sweep
 from dit_eval.search.settings import describe, show
 
+_KEY = (
+    "− winner: difference from the winner on the same images, the most that both have; ± all: half of its "
+    "interval, where those of the whole search hold together with 95 %. Tied: not told apart from the best."
+)
 _MOST_NAMED = 5  # ties that a paragraph names
 
 
@@ -28,9 +32,7 @@ def as_text(sweep: Sweep, width: int = 80) -> str:
         f"{metric.label} against {Path(search['against']).name}, {search['strategy']}, "
         f"{len(sweep.candidates)} settings",
         table,
-        "− winner: difference from the winner on the same images, the most that both have; ± all: half of "
-        "its interval, where those of the whole search hold together with 95 %. Tied: cannot be told apart from "
-        "the best.",
+        _KEY,
         f"{_cost(sweep)}, and {fresh} of the winner.",
         "",
         f"To report: {metric.label} {_with_interval(sweep.fresh, search['metric'], metric)} of "
@@ -65,8 +67,8 @@ def as_paragraph(sweep: Sweep) -> str:
         f"{max(race.comparisons for race in sweep.races):,} comparisons together (paired differences, "
         f"Bonferroni). {ended}The search took {sweep.images:,} images instead of {sweep.grid_images:,} for "
         f"the full grid. The best setting is {describe(winner.values)}, with {metric.label} "
-        f"{_with_interval(winner.result, name, metric)} on {winner.n:,} images of the search; {_ties(sweep)}. "
-        f"On {sweep.fresh.samples['n']:,} fresh images (random seed {fresh_seed}) it has "
+        f"{_with_interval(winner.result, name, metric)} on {winner.n:,} images of the search; "
+        f"{_ties(sweep)}. On {sweep.fresh.samples['n']:,} fresh images (random seed {fresh_seed}) it has "
         f"{metric.label} {_with_interval(sweep.fresh, name, metric)} (95 % interval), which we report."
     )
 
