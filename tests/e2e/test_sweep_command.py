@@ -1,10 +1,11 @@
-"""`dit-eval sweep` on the bundled digits: its output, and that any number of processes and kills change nothing."""
+"""`dit-eval sweep` on the bundled digits: its output, which kills and numbers of processes do not change."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from tests.command import assert_one_sentence, dit_eval
 ROOT = Path(__file__).resolve().parents[2]
 SEARCH = [
     *("sweep", "--model", "digits-sit", "--sampler", "ode", "--solver", "euler", "--against", "digits"),
-    *("--vary", "cfg=1.0,2.0", "--vary", "steps=1:3:1", "--num-samples", "256", "--batch-size", "32"),
+    *("--vary", "cfg=1.0,2.0", "--vary", "steps=1:3:2", "--num-samples", "128", "--batch-size", "32"),
 ]
 
 
@@ -38,6 +39,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def outcome(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "sweep.json").read_text("utf-8"))
+
+
+def rounded(value: Any) -> Any:
+    """JSON values with eight digits: sums over other numbers of processes are rounded otherwise."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return float(f"{value:.8g}") if isinstance(value, float) else value
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -65,6 +75,11 @@ def start(out: Path, ranks: int) -> list[subprocess.Popen[bytes]]:
     ]
 
 
+def assert_same(out: Path, folder: Path) -> None:
+    assert rounded(outcome(out)) == rounded(outcome(folder))
+    assert digests(out) == digests(folder)
+
+
 def count_files(folder: Path) -> int:
     return sum(len(files) for _, _, files in os.walk(folder))
 
@@ -77,10 +92,10 @@ def test_the_table_names_the_winner_and_the_fresh_value_and_the_files_hold_them(
     assert f"{winner['value']:.2f}" in first_row
     assert f"{winner['gflops_per_image']:.3g}" in first_row
     assert f"To report: FID {fresh['value']:.2f}" in printed
-    assert (fresh["n"], fresh["seed"]) == (256, 1)
+    assert (fresh["n"], fresh["seed"]) == (128, 1)
     assert " ".join(found["paragraph"].split()) in " ".join(printed.split())
     assert found["images"] == sum(candidate["n"] for candidate in found["candidates"])
-    assert found["images_of_the_grid"] == 6 * 256
+    assert found["images_of_the_grid"] == 4 * 128
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -88,7 +103,7 @@ def test_all_candidates_of_a_round_have_the_same_labels(folder: Path) -> None:
     results = [
         json.loads(path.read_text("utf-8")) for path in sorted((folder / "results").glob("0*-n32.json"))
     ]
-    assert len(results) == 6
+    assert len(results) == 4
     assert {(result["samples"]["plan"]["seed"], result["samples"]["plan"]["num"]) for result in results} == {
         (0, 32)
     }
@@ -117,8 +132,8 @@ def test_python_gives_the_same_outcome_without_sampling_again(folder: Path) -> N
     found = package.sweep(
         "digits-sit",
         against="digits",
-        vary={"cfg": [1.0, 2.0], "steps": ["1", "2", "3"]},
-        num=256,
+        vary={"cfg": [1.0, 2.0], "steps": ["1", "3"]},
+        num=128,
         batch_size=32,
         out=folder,
         sampler="ode",
@@ -146,19 +161,19 @@ def test_a_setting_that_does_not_fit_is_one_sentence_that_names_the_candidate(tm
 def test_kills_and_other_numbers_of_processes_change_nothing(
     folder: Path, tmp_path: Path, kills: int
 ) -> None:
-    out, generator = tmp_path / "s", random.Random(kills)
-    counts = []
-    for kill in range(kills):
-        ranks = start(out, 2 - kill % 2)
-        files, more = count_files(out), generator.randint(1, 8)
-        while any(rank.poll() is None for rank in ranks) and count_files(out) < files + more:
-            time.sleep(0.01)
-        for rank in ranks:
-            if rank.poll() is None:
-                os.killpg(rank.pid, signal.SIGKILL)
+    out, generator, killed = tmp_path / "s", random.Random(kills), 0
+    while killed < kills:
+        ranks = start(out, generator.choice([1, 2]))
+        enough = count_files(out) + generator.randint(1, 6)
+        while ranks[0].poll() is None and count_files(out) < enough:
+            time.sleep(0.005)
+        running = [rank for rank in ranks if rank.poll() is None]
+        killed += bool(running)
+        for rank in running:
+            os.killpg(rank.pid, signal.SIGKILL)
             rank.wait()
-        counts.append(count_files(out))
-    assert not (out / "sweep.json").exists() or "outcome" not in outcome(out)
-    assert [rank.wait() for rank in start(out, 1 + kills % 3)] == [0] * (1 + kills % 3)
-    assert outcome(out) == outcome(folder)
-    assert digests(out) == digests(folder)
+        if not running:  # it has finished before
+            assert_same(out, folder)
+            shutil.rmtree(out)
+    assert [rank.wait() for rank in start(out, 2)] == [0, 0]
+    assert_same(out, folder)
