@@ -66,7 +66,11 @@ def fid_result(features: np.ndarray, reference: Gaussian) -> Result:
         intervals={"fid": vars(interval(value, standard_error(influence)))},
         influence={"fid": influence},
         samples={"n": len(features), "plan": plan},
-        **{name: {} for name in ("measured_against", "missing", "protocol", "reference", "environment")},
+        measured_against={},
+        missing={},
+        protocol={},
+        reference={},
+        environment={},
     )
 
 
@@ -146,7 +150,7 @@ def _summary(
         f"the setting with the lowest mean FID is among the survivors in {best_kept}",
         f"images: {np.mean(shares):.1%} of the grid's on average, {min(shares):.1%} to {max(shares):.1%}",
         f"survivors: {np.mean(survivors):.1f} on average, {min(survivors)} to {max(survivors)}",
-        f"the winner's interval on fresh images holds the mean FID of its setting in {fresh_held} of {len(runs)}",
+        f"the winner's interval on fresh images holds its setting's mean FID in {fresh_held} of {len(runs)}",
     ]
 
 

@@ -43,30 +43,26 @@ def plot_sampling_compute(path: Path, results: Sequence[Result]) -> Path:
         for axes, group in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
             _draw_curves(axes, group)
             axes.set_title(describe_measurement(group[0]), loc="left", fontsize="small")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResultError(f"{path.parent} cannot be written: {error.strerror or error}.") from None
         return save_figure(path, figure)
 
 
 def _draw_curves(axes: Axes, results: Sequence[Result]) -> None:
     models = [result.samples["plan"]["model"] for result in results]
     names = series_names(models, results, within=["plan.steps"])
-    if len({result.samples["plan"].get("cfg") for result in results}) > 1:
-        names = [
-            f"{name}, cfg={result.samples['plan'].get('cfg')}"
-            for name, result in zip(names, results, strict=True)
-        ]
     for name, style in zip(dict.fromkeys(names), style_cycle(), strict=False):
         curve = [
-            (gflops_per_image(result), result.metrics["fid"], result.samples["plan"]["steps"])
+            (gflops_per_image(result), result.metrics["fid"], result.samples["plan"]["steps"] or "adaptive")
             for own_name, result in zip(names, results, strict=True)
             if own_name == name
         ]
         x, y, steps = zip(*sorted(curve), strict=True)
         axes.plot(x, y, linewidth=1.4, markersize=5, label=shorten(name), **style)
-        for position in zip(x, y, steps, strict=True):
-            if position[2] is not None:  # an adaptive solver chooses its own
-                axes.annotate(
-                    position[2], position[:2], xytext=(4, 4), textcoords="offset points", fontsize=7
-                )
+        for gflops, fid, text in zip(x, y, steps, strict=True):
+            axes.annotate(text, (gflops, fid), xytext=(4, 4), textcoords="offset points", fontsize=7)
     axes.set(xscale="log", xlabel="Gflops (multiply-adds) per image, all steps", ylabel=METRICS["fid"].title)
     label_plainly(axes.xaxis)
     use_log_scale(axes)
