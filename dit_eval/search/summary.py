@@ -12,7 +12,8 @@ from dit_eval.search.settings import describe, show
 
 _KEY = (
     "− winner: difference from the winner on the same images, the most that both have; ± all: half of its "
-    "interval, where those of the whole search hold together with 95 %. Tied: not told apart from the best."
+    "interval, where those of the whole search hold together with 95 %. Dropped: worse than the best of a "
+    "round, which need not be the winner. Tied: not told apart from the best."
 )
 _MOST_NAMED = 5  # ties that a paragraph names
 
