@@ -109,7 +109,7 @@ def _convert(option: click.Parameter, value: str, context: click.Context) -> Any
 def sweep(
     context: click.Context, out: Path, against: str, vary: dict[str, list[Any]], **settings: Any
 ) -> None:
-    """Find the best sampling settings with a fraction of a full grid's images.
+    """Find the best sampling settings with few images.
 
     All candidates sample the same images, from the same noise and labels. After each round, those that are
     worse than the best with 95 % confidence are dropped, and the others go on to twice the images, up to
@@ -130,5 +130,7 @@ def sweep(
         )
     if found is None:  # a rank other than 0
         return
+    for warning in found.warnings:
+        click.echo(f"Warning: {warning}", err=True)
     plot_sweep(out / "sweep.png", found)
     click.echo(found.table(width=terminal_width()))

@@ -104,6 +104,12 @@ class Sweep:
         known = [n * gflops for n, gflops in costs if gflops is not None]
         return sum(known) if len(known) == len(costs) else None
 
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the numbers must know."""
+        results = (self.fresh, *(candidate.result for candidate in self.candidates))
+        return list(dict.fromkeys(warning for result in results for warning in result.warnings))
+
     def table(self, width: int = 80) -> str:
         """The outcome for a terminal of `width` columns."""
         from dit_eval.search.summary import as_text  # imports this module

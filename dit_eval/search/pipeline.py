@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from dit_eval.errors import ResultError, UsageError, require_choices, require_positive
 from dit_eval.evaluation.pipeline import evaluate
+from dit_eval.evaluation.references import open_reference
 from dit_eval.generation.pipeline import SamplingProgress, generate
 from dit_eval.generation.plan import require_extendable
 from dit_eval.io.files import read_json, write_json
@@ -87,22 +88,25 @@ def sweep(
     """
     fixed = {"model": model, **settings}
     require_axes(vary, fixed)
+    if "model" not in vary and model is None:
+        fixed["model"] = "XL/2"
     require_choices(metric=(metric, HEADLINE), strategy=(strategy, ("grid", "coordinate")))
     require_positive(num=num, batch_size=batch_size)
     require_extendable(str(labels))
+    open_reference(against, offline=offline)  # raises now what `evaluate` would after the first images
     batch_size = min(batch_size, num)
-    generation = {"model": "XL/2"} | {key: value for key, value in fixed.items() if value is not None}
+    generation = {key: value for key, value in fixed.items() if value is not None}
     generation |= {"labels": labels, "batch_size": batch_size}
     search = {
-        **{
-            "against": against,
-            "vary": vary,
-            "metric": metric,
-            "num": num,
-            "strategy": strategy,
-            "seed": seed,
-        },
-        **{"rounds": round_sizes(num, first, batch_size), "protocol": protocol, "inception": inception},
+        "against": against,
+        "vary": vary,
+        "metric": metric,
+        "num": num,
+        "strategy": strategy,
+        "rounds": round_sizes(num, first, batch_size),
+        "seed": seed,
+        "protocol": protocol,
+        "inception": inception,
         **generation,
     }
     rank = Rank.from_environment()
@@ -201,8 +205,11 @@ class _Runner:
                 self.races[-1] = replace(race, ended_by_budget=True)
                 break
             stage = f"round {index + 1} of {len(sizes)}" + (f", {axis}" if axis else "")
+            gone = sum(images for number, images in self.drawn.items() if number not in alive)
+            at_most = gone + (len(alive) + 1) * self.search["num"]
             for number in alive:
-                result = self._measure(number, n, report=self._report(stage, alive, number, n))
+                new = max(0, n - self.drawn.get(number, 0))
+                result = self._measure(number, n, report=self._report(stage, len(alive), new, at_most))
                 if result is not None:
                     self.results.setdefault(number, {})[n] = result
                 self.drawn[number] = max(n, self.drawn.get(number, 0))
@@ -225,8 +232,9 @@ class _Runner:
     def finish(self, winner: int) -> Sweep | None:
         """Measure the winner on fresh images, save the outcome and return it; None on ranks other than 0."""
         last, num = self.drawn[winner], self.search["num"]
+        report = self._report("fresh images", 1, num, sum(self.drawn.values()) + num)
         fresh = {
-            n: self._measure(winner, n, fresh=True, report=self._report("fresh images", [winner], winner, n))
+            n: self._measure(winner, n, fresh=True, report=report)
             for n in dict.fromkeys((last, num))  # FID depends on n, so the search is compared at its own
         }
         reported = fresh[num]
@@ -304,26 +312,17 @@ class _Runner:
         return [best, *(i for i in kept if i != best)]
 
     def _report(
-        self, stage: str, alive: Sequence[int], number: int, n: int
+        self, stage: str, alive: int, new: int, at_most: int
     ) -> Callable[[SamplingProgress], None] | None:
-        """The callback of `generate` while it samples this candidate; None if nobody asks."""
-        progress, num = self.progress, self.search["num"]
+        """The callback of `generate` while it samples `new` images; None if nobody asks."""
+        progress, before, candidates = self.progress, sum(self.drawn.values()), len(self.candidates)
         if progress is None:
             return None
-        before = self.drawn.get(number, 0)
-        at_most = num + sum(num if i in alive else images for i, images in self.drawn.items())
 
         def report(sampling: SamplingProgress) -> None:
-            share = sampling.done / sampling.total if sampling.total else 1.0
-            images = sum(self.drawn.values()) + share * (n - before)
+            images = before + new * (sampling.done / sampling.total if sampling.total else 1.0)
             progress(
-                SweepProgress(
-                    stage=stage,
-                    alive=len(alive),
-                    candidates=len(self.candidates),
-                    images=images,
-                    at_most=at_most,
-                )
+                SweepProgress(stage=stage, alive=alive, candidates=candidates, images=images, at_most=at_most)
             )
 
         return report

@@ -58,19 +58,21 @@ def as_paragraph(sweep: Sweep) -> str:
     )
     fresh_seed = sweep.fresh.samples["plan"]["seed"]
     how = "every combination" if search["strategy"] == "grid" else "one setting after another"
+    model = f" of {search['model']}" if "model" in search else ""
     sizes = [found.n for race in sweep.races for found in race.rounds]
     ended = "The budget ended the race early. " if any(race.ended_by_budget for race in sweep.races) else ""
     return (
-        f"We searched the {'lowest' if metric.lower_is_better else 'highest'} {metric.label} over {values} "
-        f"({how}, {len(sweep.candidates)} settings). All settings were sampled from the same noise and class "
-        f"labels (random seed {search['seed']}), in rounds of {min(sizes):,} to {max(sizes):,} images. After "
-        "each round, settings worse than the best were dropped, with 95 % confidence for all "
-        f"{max(race.comparisons for race in sweep.races):,} comparisons together (paired differences, "
-        f"Bonferroni). {ended}The search took {sweep.images:,} images instead of {sweep.grid_images:,} for "
-        f"the full grid. The best setting is {describe(winner.values)}, with {metric.label} "
-        f"{_with_interval(winner.result, name, metric)} on {winner.n:,} images of the search; "
-        f"{_ties(sweep)}. On {sweep.fresh.samples['n']:,} fresh images (random seed {fresh_seed}) it has "
-        f"{metric.label} {_with_interval(sweep.fresh, name, metric)} (95 % interval), which we report."
+        f"We searched the {'lowest' if metric.lower_is_better else 'highest'} {metric.label}{model} against "
+        f"{Path(search['against']).name} over {values} ({how}, {len(sweep.candidates)} settings). All "
+        f"settings were sampled from the same noise and class labels (random seed {search['seed']}), in "
+        f"rounds of {min(sizes):,} to {max(sizes):,} images. After each round, settings worse than the best "
+        f"were dropped, with 95 % confidence for all {max(race.comparisons for race in sweep.races):,} "
+        f"comparisons together (paired differences, Bonferroni). {ended}The search took {sweep.images:,} "
+        f"images instead of {sweep.grid_images:,} for the full grid. The best setting is "
+        f"{describe(winner.values)}, with {metric.label} {_with_interval(winner.result, name, metric)} on "
+        f"{winner.n:,} images of the search; {_ties(sweep)}. On {sweep.fresh.samples['n']:,} fresh images "
+        f"(random seed {fresh_seed}) it has {metric.label} {_with_interval(sweep.fresh, name, metric)} (95 % "
+        "interval), which we report."
     )
 
 

@@ -147,6 +147,12 @@ def test_python_gives_the_same_outcome_without_sampling_again(folder: Path) -> N
     assert digests(folder) == before
 
 
+def test_a_reference_that_does_not_exist_is_one_sentence_before_anything_is_sampled(tmp_path: Path) -> None:
+    run = dit_eval("sweep", "--against", tmp_path / "ref.npz", "--vary", "cfg=1,2", "--out", tmp_path / "s")
+    assert_one_sentence(run)
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_setting_that_does_not_fit_is_one_sentence_that_names_the_candidate(tmp_path: Path) -> None:
     run = dit_eval(
         *("sweep", "--model", "digits", "--against", "digits", "--vary", "sampler=ddpm,ode", "--steps", "1"),

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 from dit_eval.errors import ResultError, UsageError
+from dit_eval.generation.pipeline import SamplingProgress
 from dit_eval.metrics.intervals import interval, standard_error
 from dit_eval.results.result import Result
 from dit_eval.search import pipeline
 from dit_eval.search.outcome import Sweep
-from dit_eval.search.pipeline import sweep
+from dit_eval.search.pipeline import SweepProgress, sweep
 from tests.handmade import handmade
 
 NUM, BATCH = 1024, 32
@@ -84,6 +85,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
     monkeypatch.setattr(pipeline, "generate", made.generate)
     monkeypatch.setattr(pipeline, "evaluate", made.evaluate)
+    monkeypatch.setattr(pipeline, "open_reference", lambda *_, **__: None)
     return made
 
 
@@ -223,3 +225,24 @@ def test_a_budget_below_the_first_round_is_refused_before_anything_is_sampled(
 def test_labels_in_order_are_refused(world: World, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be extended"):
         run(tmp_path / "s", labels="sorted")
+
+
+def test_progress_counts_images_up_to_those_of_a_race_without_drops(world: World, tmp_path: Path) -> None:
+    seen: list[SweepProgress] = []
+    generate = world.generate
+
+    def reporting(*, progress: Any, **arguments: Any) -> None:
+        for done in (0.0, 5.0, 10.0):
+            progress(SamplingProgress(done=done, total=10, flops=0))
+        generate(progress=progress, **arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "generate", reporting)
+        found = run(tmp_path / "s", progress=seen.append)
+    assert (seen[0].stage, seen[0].alive, seen[0].candidates) == ("round 1 of 5", 6, 6)
+    assert [progress.images for progress in seen[:6]] == [0, 32, 64, 64, 96, 128]
+    assert seen[0].at_most == 7 * NUM
+    assert seen[-1].stage == "fresh images"
+    assert seen[-1].images == seen[-1].at_most == found.images + NUM
+    images = [progress.images for progress in seen]
+    assert images == sorted(images)
