@@ -13,6 +13,7 @@ from dit_eval.version import __version__
 
 if TYPE_CHECKING:
     from dit_eval.cost.counter import FlopCount, count_flops
+    from dit_eval.evaluation.evaluator import Evaluator
     from dit_eval.evaluation.pipeline import evaluate
     from dit_eval.generation.models import DiffusionModel, FlowModel, ImageModel
     from dit_eval.generation.pipeline import generate
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Comparison": "dit_eval.results.compare",
     "DiffusionModel": "dit_eval.generation.models",
+    "Evaluator": "dit_eval.evaluation.evaluator",
     "FlopCount": "dit_eval.cost.counter",
     "FlowModel": "dit_eval.generation.models",
     "ImageModel": "dit_eval.generation.models",
@@ -43,6 +45,7 @@ _MODULES = {
 __all__ = [
     "Comparison",
     "DiffusionModel",
+    "Evaluator",
     "FlopCount",
     "FlowModel",
     "ImageModel",

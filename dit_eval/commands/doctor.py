@@ -34,8 +34,6 @@ def doctor(
     from dit_eval.evaluation.references import open_reference
 
     opened = open_reference(reference, offline=settings["offline"]) if reference else None
-    for note in opened.notes if opened else ():
-        click.echo(f"warning: {note}", err=True)
     extraction = None
     if not pixels_only:
         from dit_eval.evaluation.extraction import load_extraction  # imports torch
@@ -43,6 +41,8 @@ def doctor(
         extraction = load_extraction(protocol or (opened.protocol if opened else None), **settings)
     with extraction_bar() as progress:
         problems = diagnose(batch, opened, extraction, progress)
+    for note in opened.notes if opened else ():
+        click.echo(f"warning: {note}", err=True)
     for problem in problems:
         click.echo(f"{'error' if problem.invalidates else 'warning'}: {problem.name}: {problem.description}.")
         click.echo(f"    effect: {problem.effect}.")

@@ -19,6 +19,18 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 PATH = click.Path(path_type=Path)
 
 
+class _PathOrAddress(click.Path):
+    """A path, or text that begins with https:// or hf://."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        from dit_eval.io.addresses import is_address
+
+        return value if is_address(value) else Path(str(super().convert(value, param, ctx)))
+
+
+PATH_OR_ADDRESS = _PathOrAddress(path_type=Path)
+
+
 class Output(click.Path):
     """A file to write, whose name is checked before any work is done.
 
@@ -141,9 +153,36 @@ def feature_extraction(command: Command) -> Command:
     protocol = click.option(
         "--protocol",
         metavar="NAME",
-        help="Evaluation protocol: adm (as in the papers), clean (clean-fid's resize) or digits (the bundled "
-        "digits).  [default: the reference's, else adm]",
+        help="Evaluation protocol: adm (as in the papers), clean (clean-fid's resize), digits (the bundled "
+        "digits), dinov2 or dinov2-pil (FD-DINOv2), or fdr-… (a space of FDr⁶).  [default: the reference's, "
+        "else adm]",
     )
     for option in (offline, device, batch_size, inception, protocol):  # shown in reverse order
+        command = option(command)
+    return command
+
+
+def image_input(command: Command) -> Command:
+    """The options that say how images are found in a file and brought to one size."""
+    image_size = click.option(
+        "--image-size",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Crop the images of folders and zip archives to N×N pixels.  [default: they share a size]",
+    )
+    crop = click.option(
+        "--crop",
+        type=click.Choice(["adm", "center", "none"]),
+        help="How they are cropped: adm (center_crop_arr of ADM and DiT), center (torchvision's Resize and "
+        "CenterCrop, bicubic) or none (they must be N×N).  [default: adm with --image-size]",
+    )
+    key = click.option(
+        "--key",
+        metavar="NAME",
+        default="arr_0",
+        show_default=True,
+        help="Name of the array of images in an .npz file.",
+    )
+    for option in (key, crop, image_size):  # shown in reverse order
         command = option(command)
     return command

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from dit_eval.commands import options
 from dit_eval.commands.progress import sweep_bar, terminal_width
 from dit_eval.commands.sample import sample
+from dit_eval.results.metric_names import HEADLINE
 from dit_eval.search.settings import VARIABLE, split_values
 
 # Of `sample`, what does not describe a search: where its one batch goes, and how it is shared
@@ -73,7 +74,7 @@ def _convert(option: click.Parameter, value: str, context: click.Context) -> Any
     ),
     click.option(
         "--metric",
-        type=click.Choice(["fid", "sfid", "inception_score", "precision", "recall"]),
+        type=click.Choice(HEADLINE),
         default="fid",
         help="Metric that is compared.",
     ),

@@ -67,7 +67,7 @@ def diagnose(
     if problems:
         return problems  # the images cannot be read
     images = open_images(batch)
-    problems += map(_skipped_problem, images.notes)
+    problems += map(_skipped_problem, images.skipped)
     reference_pixels = scan_pixels(reference.images) if reference and reference.images else None
     problems += _check_pixels(scan_pixels(images), reference_pixels)
     labels = images.labels()
@@ -223,9 +223,9 @@ def _check_ignored_labels(path: Path, n: int) -> Iterator[Problem]:
 
 
 def _check_labels(labels: np.ndarray) -> Iterator[Problem]:
-    """Order and balance of the labels (N,) in arr_1."""
+    """Order and balance of the labels (N,)."""
     if _is_sorted(labels):
-        yield _sorted_problem("labels in arr_1")
+        yield _sorted_problem("labels")
     present, counts = np.unique(labels, return_counts=True)
     classes = int(present[-1]) - int(present[0]) + 1
     fewest = int(counts.min()) if len(present) == classes else 0

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from dit_eval.features.digits import load_digits_network
+from dit_eval.features.encoders import load_encoder
 from dit_eval.features.inception import load_inception
 from dit_eval.features.network import Activations
-from dit_eval.features.protocols import INCEPTION, Protocol
+from dit_eval.features.protocols import INCEPTION, EncoderProtocol, Protocol
 from dit_eval.features.resize import RESIZES
 from dit_eval.io.batches import prefetch
 from dit_eval.runtime.cores import cores_per_process
@@ -42,27 +43,39 @@ class FeatureExtractor:
         self.protocol = protocol
         self.device = device
         self._resize = RESIZES[protocol.resize]
-        self._network = load_network(protocol.network, weights).to(device)
+        self._network = load_network(protocol, weights).to(device)
 
     @property
     def dimensions(self) -> tuple[int, int, int]:
         """Dimensions of a pool feature and of a spatial feature, and the number of classes."""
         return self._network.dimensions  # type: ignore[return-value]
 
+    def close(self) -> None:
+        """Release the network and its memory on the device."""
+        del self._network
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def __call__(self, images: np.ndarray) -> Features:
         """Features of one block of images."""
-        (outputs,) = self.stream(iter([images]), read_ahead=False)
-        return Features(*(output.cpu().numpy() for output in outputs))
+        return Features(*(output.cpu().numpy() for output in self.activations(images)))
 
-    def stream(self, blocks: Iterator[np.ndarray], *, read_ahead: bool = True) -> Iterator[Activations]:
+    def activations(self, images: np.ndarray | Tensor) -> Activations:
+        """Outputs of the network on its device for one block of images, uint8 (n, H, W, 3) on any device."""
+        if isinstance(images, Tensor) and (images.device.type == "cpu" or self._resize.on_host):
+            images = images.cpu().numpy()
+        inputs = [images] if isinstance(images, Tensor) else self._inputs(iter([images]))
+        with keep_freed_memory(self.device):
+            (outputs,) = map(self._forward, inputs)
+        return outputs
+
+    def stream(self, blocks: Iterator[np.ndarray]) -> Iterator[Activations]:
         """Outputs of the network on the device, block by block, without waiting for the device.
 
-        blocks: images uint8 (n, H, W, 3); they are read in another thread, ahead of the network, unless
-        `read_ahead` is False.
+        blocks: images uint8 (n, H, W, 3); they are read in another thread, ahead of the network.
         """
-        inputs = self._inputs(blocks)
         with keep_freed_memory(self.device):
-            for images in prefetch(inputs) if read_ahead else inputs:
+            for images in prefetch(self._inputs(blocks)):
                 yield self._forward(images)
 
     def _inputs(self, blocks: Iterator[np.ndarray]) -> Iterator[Tensor]:
@@ -81,11 +94,14 @@ class FeatureExtractor:
             return Activations(*(output.float() for output in outputs))
 
 
-def load_network(name: str, weights: Path) -> nn.Module:
-    """A feature network on the CPU, in float32. The states of random number generators stay as they are.
+def load_network(protocol: Protocol, weights: Path) -> nn.Module:
+    """The feature network of a protocol on the CPU, in float32.
 
-    Raises AssetError for weights that are not those of the network.
+    The states of random number generators stay as they are. Raises AssetError for weights that are not those
+    of the network.
     """
     cpu = torch.device("cpu")
     with computation("fp32", cpu), cpu, torch.random.fork_rng(devices=[]):  # layers draw initial weights
-        return NETWORKS[name](weights)
+        if isinstance(protocol, EncoderProtocol):
+            return load_encoder(protocol, weights)
+        return NETWORKS[protocol.network](weights)

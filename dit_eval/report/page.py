@@ -13,7 +13,7 @@ from dit_eval.io.files import write_text
 from dit_eval.report.classes import by_class, can_name_all, class_figures
 from dit_eval.report.figures import figures, svg
 from dit_eval.report.pictures import Sheet, draw_sheet
-from dit_eval.results.metric_names import HEADLINE, METRICS
+from dit_eval.results.metric_names import METRICS, columns
 from dit_eval.results.names import with_distinct_names
 from dit_eval.results.result import Result, short_count
 from dit_eval.results.table2 import ComparableTable, table2
@@ -52,7 +52,7 @@ def write_report(path: Path, results: Sequence[Result], *, title: str = "dit-eva
     environment.filters["count"] = short_count
     page = environment.get_template("page.html").render(
         title=title,
-        columns={name: METRICS[name].column_title for name in HEADLINE},
+        columns={name: METRICS[name].column_title for name in columns(result.metrics for result in results)},
         sections=[_section(table) for table in table2(results).tables],
         results=[(result.name, list(_metrics(result)), dict(_metadata(result))) for result in results],
         warnings=list(dict.fromkeys(warning for result in results for warning in result.warnings)),

@@ -24,7 +24,7 @@ from dit_eval.generation.pipeline import SamplingProgress, generate
 from dit_eval.generation.plan import require_extendable
 from dit_eval.io.files import read_json, write_json
 from dit_eval.results.metric_comparison import MetricComparison, baseline_of, compare_metric
-from dit_eval.results.metric_names import HEADLINE
+from dit_eval.results.metric_names import ADM, HEADLINE
 from dit_eval.results.result import Result, read_result
 from dit_eval.runtime.distributed import Rank, broadcast_from_rank0, process_group, wait_for_all
 from dit_eval.search.budget import Budget
@@ -79,10 +79,11 @@ def sweep(
 
     model: "XL/2" by default; model, labels, batch_size, device and settings: see `generate`; against: the
     reference; protocol, inception, offline: see `evaluate`; vary: the values to try by setting, one of
-    `VARIABLE` in `search.settings`; metric: a headline metric of a Result; out: a folder; strategy: "grid"
-    for all combinations, "coordinate" for one setting after another, in the order of `vary`, with the others
-    at the value that was chosen or else at the first one; first: images of the first round, None for a
-    sixteenth of `num`; budget: see `Budget.parse`; the race ends before a round that would exceed it.
+    `VARIABLE` in `search.settings`; metric: one of `HEADLINE` in `results.metric_names`; out: a folder;
+    strategy: "grid" for all combinations, "coordinate" for one setting after another, in the order of `vary`,
+    with the others at the value that was chosen or else at the first one; first: images of the first round,
+    None for a sixteenth of `num`; budget: see `Budget.parse`; the race ends before a round that would exceed
+    it.
     Resumable: the same call continues after an interruption, also with another budget. Under torchrun every
     rank makes the call, and ranks other than 0 get None. Raises subclasses of DitEvalError.
     """
@@ -275,7 +276,9 @@ class _Runner:
                 raise UsageError(f"{describe(values)}: {error}") from None
             wait_for_all(self.rank)  # the rank that samples the last image writes the batch
             label = describe(values) + (", fresh images" if fresh else "")
-            result = evaluate(batch, self.reference, label=label, **self.evaluation)
+            metric = self.search["metric"]
+            metrics = dict.fromkeys((*ADM, metric)) if fresh else [metric]
+            result = evaluate(batch, self.reference, label=label, metrics=metrics, **self.evaluation)
             if result is not None:
                 result.save(file)
         if result is not None:

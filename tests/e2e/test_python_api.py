@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import dit_eval
-from dit_eval.errors import BatchError, StatisticsError, UsageError
-from dit_eval.io.batches import ArrayImages
+from dit_eval.errors import StatisticsError, UsageError
 from tests.handmade import handmade
 
 
@@ -48,40 +47,6 @@ def test_arrays_of_a_training_loop_give_the_numbers_of_the_file(
 def test_too_few_arrays_are_refused(reference: Path, golden_inception: Path) -> None:
     with pytest.raises(StatisticsError, match="at least 4 images"):
         dit_eval.evaluate(some_images(3, 0), reference, inception=golden_inception)
-
-
-def test_arrays_under_torchrun_are_refused(reference, golden_inception, monkeypatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    with pytest.raises(UsageError, match="arrays are evaluated by one process, and there are 2"):
-        dit_eval.evaluate([some_images(4, 0)], reference, inception=golden_inception)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "words"),
-    [
-        ([], "there are no arrays of samples"),
-        ([np.zeros((2, 8, 8, 3))], "is float64 2×8×8×3; expected uint8"),
-        ([np.zeros((8, 8, 3), np.uint8)], "expected N×H×W×3"),
-        ([np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 4, 8, 3), np.uint8)], "4×8 and the first had 8×8"),
-    ],
-)
-def test_arrays_that_are_no_images_are_one_sentence(arrays: list[np.ndarray], words: str) -> None:
-    with pytest.raises(BatchError, match=words):
-        list(ArrayImages(arrays).blocks(2))
-
-
-def test_arrays_are_read_once_in_blocks_of_the_asked_size() -> None:
-    images = some_images(5, 0)
-    stream = ArrayImages(images)
-    blocks = list(stream.blocks(2))
-    assert [len(block) for block in blocks] == [2, 2, 1]
-    np.testing.assert_array_equal(np.concatenate(blocks), images)
-    assert (len(stream), stream.size) == (5, (16, 16))
-    other = ArrayImages([images[:1], images[1:]])
-    assert stream.digest() != other.digest()
-    assert len(list(other.blocks(9))) == 2
-    assert stream.digest() == other.digest()
 
 
 def test_a_notebook_shows_a_result_as_a_table() -> None:
