@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -118,6 +119,11 @@ def test_generate_samples_only_the_new_images(tmp_path):
     assert members(tmp_path / "b.npz")["arr_0"].shape[0] == 16
     record = json.loads((tmp_path / "b.json").read_text("utf-8"))
     assert record["passes_per_image"] == 4  # two steps, each with both passes of guidance
+
+
+def test_only_a_file_can_be_extended():
+    with pytest.raises(UsageError, match="extend concern a file"):
+        generate("digits", num=4, steps=2, extend=True, into=Mock())
 
 
 @pytest.mark.parametrize("labels", ["sorted", "file"])
