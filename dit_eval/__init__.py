@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dit_eval.results.check import check
     from dit_eval.results.compare import Comparison, compare
     from dit_eval.results.result import Result
+    from dit_eval.search.outcome import Sweep
+    from dit_eval.search.pipeline import sweep
 
 _MODULES = {
     "Comparison": "dit_eval.results.compare",
@@ -30,12 +32,14 @@ _MODULES = {
     "FlowModel": "dit_eval.generation.models",
     "ImageModel": "dit_eval.generation.models",
     "Result": "dit_eval.results.result",
+    "Sweep": "dit_eval.search.outcome",
     "check": "dit_eval.results.check",
     "checkpoint": "dit_eval.generation.plugins",
     "compare": "dit_eval.results.compare",
     "count_flops": "dit_eval.cost.counter",
     "evaluate": "dit_eval.evaluation.pipeline",
     "generate": "dit_eval.generation.pipeline",
+    "sweep": "dit_eval.search.pipeline",
 }
 
 __all__ = [
@@ -46,6 +50,7 @@ __all__ = [
     "FlowModel",
     "ImageModel",
     "Result",
+    "Sweep",
     "__version__",
     "check",
     "checkpoint",
@@ -53,6 +58,7 @@ __all__ = [
     "count_flops",
     "evaluate",
     "generate",
+    "sweep",
 ]
 
 

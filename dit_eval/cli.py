@@ -28,6 +28,7 @@ from dit_eval.commands.progress import download_bar
 from dit_eval.commands.ref import ref
 from dit_eval.commands.sample import sample
 from dit_eval.commands.stats import stats
+from dit_eval.commands.sweep import sweep
 from dit_eval.commands.table2 import reproduce, table
 from dit_eval.errors import DitEvalError, DitEvalWarning, ModelError
 from dit_eval.io.assets import downloads_shown
@@ -61,6 +62,7 @@ for command in (
     reproduce,
     sample,
     stats,
+    sweep,
     table,
 ):
     main.add_command(command)

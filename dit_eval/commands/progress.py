@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # rich is loaded with the first bar, which keeps --help fast
     from rich.progress import Progress, ProgressColumn
 
     from dit_eval.generation.pipeline import SamplingProgress
+    from dit_eval.search.pipeline import SweepProgress
 
 
 def terminal_width() -> int:
@@ -74,6 +75,30 @@ def sampling_bar() -> Iterator[Callable[[SamplingProgress], None]]:
             if progress.flops:
                 speed += f", {progress.flops / seconds / 1e12:.3g} TFLOP/s"
             bars.update(task, completed=progress.done, total=progress.total, speed=speed)
+            bars.start()
+
+        yield update
+
+
+@contextmanager
+def sweep_bar() -> Iterator[Callable[[SweepProgress], None]]:
+    """A callback that draws the progress of a search; the time left is that without further drops."""
+    from rich.progress import BarColumn, TimeRemainingColumn
+
+    alive = "{task.fields[alive]} of {task.fields[candidates]} settings"
+    count = "{task.completed:,.0f} of at most {task.total:,.0f} images"
+    with _bars(BarColumn(), alive, count, TimeRemainingColumn()) as bars:
+        task = bars.add_task("sampling", total=None, alive=0, candidates=0)
+
+        def update(progress: SweepProgress) -> None:
+            bars.update(
+                task,
+                description=progress.stage,
+                completed=progress.images,
+                total=progress.at_most,
+                alive=progress.alive,
+                candidates=progress.candidates,
+            )
             bars.start()
 
         yield update

@@ -205,4 +205,5 @@ def _generation_record(images: Images, digest: str) -> tuple[dict[str, Any], lis
     if record.get("digest") != digest:
         path = images.path.with_suffix(".json")
         return {}, [f"{path} describes other images than {images.path}; the model behind them is not known."]
-    return {key: record[key] for key in ("plan", "macs", "speed", "label") if key in record}, []
+    kept = ("plan", "macs", "passes_per_image", "speed", "label")
+    return {key: record[key] for key in kept if key in record}, []

@@ -25,7 +25,7 @@ from dit_eval.generation.batch_sampler import BatchSampler
 from dit_eval.generation.decode import AsyncDecoder, Decode
 from dit_eval.generation.model_lookup import LoadedModel, ObjectSpec, find_model
 from dit_eval.generation.models import ImageModel, Model
-from dit_eval.generation.plan import Plan, choose_settings, make_plan
+from dit_eval.generation.plan import Plan, choose_settings, make_plan, require_extendable
 from dit_eval.generation.plugins import model_errors
 from dit_eval.generation.shards import ShardFolder, interruption_noted
 from dit_eval.generation.sink import ImageSink, SamplingProgress, evaluation_mode, sample_into
@@ -66,6 +66,7 @@ def generate(
     compile: bool = False,
     device: str = "auto",
     fresh: bool = False,
+    extend: bool = False,
     label: str | None = None,
     shard: tuple[int, int] | None = None,
     progress: Callable[[SamplingProgress], None] | None = None,
@@ -85,11 +86,12 @@ def generate(
     (Karras et al. 2022) between which guidance is applied; cfg_times: the same in the network's time,
     such as "[0, 0.7]", where a parenthesis excludes an end; rounding: how floats become uint8, see
     `ROUNDINGS`; shard: (K, N) samples every N-th batch, starting with the K-th; fresh: delete an existing
-    batch first; label: the batch's name in tables, kept in the record; options: those of the sampler, see
-    `SAMPLERS`. None stands for the value in the model's
-    manifest entry, else for the default: cfg 1.0, 250 steps, vae "ema", guidance on 3 channels of DiT and
-    SiT and on all of other models, the sampler ddpm for a diffusion model, sde for SiT and REPA, meanflow for
-    average velocities and ode for other flow models, precision "tf32" on a CUDA device and "fp32" on a CPU.
+    batch first; extend: if `out` has fewer images of the same settings, keep them and sample only the others;
+    label: the batch's name in tables, kept in the record; options: those of the sampler, see `SAMPLERS`. None
+    stands for the value in the model's manifest entry, else for the default: cfg 1.0, 250 steps, vae "ema",
+    guidance on 3 channels of DiT and SiT and on all of other models, the sampler ddpm for a diffusion model,
+    sde for SiT and REPA, meanflow for average velocities and ode for other flow models, precision "tf32" on a
+    CUDA device and "fp32" on a CPU.
     Returns `out`, which does not exist yet while other processes are still sampling their shares.
     Raises subclasses of DitEvalError.
     """
@@ -99,8 +101,8 @@ def generate(
     worker, torch_device = StridedShard.of(rank, shard), rank.device(device)
     precision = default_precision(torch_device) if precision is None else precision
     spec = find_model(model, ckpt, image_size, model_args, torch_device)
-    if into is not None and (shard is not None or fresh):
-        raise UsageError("shard and fresh concern a file, and with `into` none is written.")
+    if into is not None and (shard is not None or fresh or extend):
+        raise UsageError("shard, fresh and extend concern a file, and with `into` none is written.")
     settings = choose_settings(
         spec,
         options,
@@ -118,6 +120,8 @@ def generate(
         precision=precision,
         compile=compile,
     )
+    if extend:
+        require_extendable(settings["labels"])
     noted = interruption_noted(out, num=num, shard_size=settings["batch_size"])
     with (
         noted if into is None else nullcontext(),
@@ -142,7 +146,7 @@ def generate(
         )
         if fresh:
             _start_over(shards, rank, shard)
-        shards.open()
+        shards.open(extend=extend)
         if not shards.finished():
             _sample_missing(batch_sampler, decode, loaded, plan, shards, worker, progress)
             if isinstance(spec, ObjectSpec):
@@ -225,6 +229,7 @@ def _sample_missing(
         for batch in chain(own, _left_by_others(shards, worker)):
             count = shards.images_in(batch)
             total += 0 if worker.takes(batch) else count
+            passes_before = batch_sampler.passes
             try:
                 report_progress(0.0)
                 samples = batch_sampler.sample(plan.indices(batch), report_progress)
@@ -232,7 +237,8 @@ def _sample_missing(
                 total -= count
                 async_decoder.restart_clock()
                 continue
-            store = partial(shards.write, batch, device=_device_name(model.device))
+            passes = (batch_sampler.passes - passes_before) / plan.batch_size or None  # not counted
+            store = partial(shards.write, batch, device=_device_name(model.device), passes=passes)
             async_decoder.submit(samples[:count], store)
             done += count
 

@@ -207,6 +207,15 @@ def choose_labels(spec: str, *, num: int, num_classes: int, seed: int) -> NDArra
     return labels
 
 
+def require_extendable(labels: str) -> None:
+    """Raise UsageError for labels of which the first ones depend on the number of images."""
+    if labels == "sorted" or _is_file(labels):
+        raise UsageError(
+            f"a batch with labels {labels} cannot be extended: the label of an image would depend on the "
+            "number of images. Choose uniform, balanced or a class index."
+        )
+
+
 def _is_file(labels: str) -> bool:
     return labels not in ("uniform", "balanced", "sorted") and not labels.isdecimal()
 

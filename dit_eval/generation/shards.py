@@ -33,7 +33,8 @@ from dit_eval.io.npz import Member, Rows, array_hash, members, write_npz
 
 _REMEDY = "Delete this shard and run the same command again; the others are kept."
 
-_Shard = dict[str, Member]  # arr_0, the images, and perhaps seconds and device
+_COST = ("seconds", "device", "passes")  # arrays of a shard beside its images, each if it is known
+_Shard = dict[str, Member]  # arr_0, the images, and _COST
 
 
 class ShardFolder:
@@ -55,14 +56,16 @@ class ShardFolder:
     def __len__(self) -> int:
         return -(-self.num // self.shard_size)
 
-    def open(self) -> None:
+    def open(self, *, extend: bool = False) -> None:
         """Create the folder, or reuse one that an earlier run with the same settings has left.
 
-        Raises UsageError if OUT.json is not the record of a batch, or if the folder or the finished file has
-        other settings, which it names; BatchError if the disk has too little space for the missing shards.
+        extend: a finished file that has fewer images and otherwise the same settings becomes the first shards
+        of this batch, without its last shard if that is incomplete. Raises UsageError if OUT.json is not the
+        record of a batch, or if the folder or the finished file has other settings, which it names;
+        BatchError if the disk has too little space for the missing shards.
         """
         self._require_own_record()
-        if self.out.exists():
+        if self.out.exists() and not (extend and self._holds_fewer_images()):
             self._require_same_settings(self.out, read_json(self.record).get("plan", {}))
             return self._remove_folder()  # left behind if a process was killed after the last rename
         with self._lock():
@@ -73,6 +76,8 @@ class ShardFolder:
                 self._require_same_settings(self.folder, read_json(plan))
             else:
                 write_json(plan, self.settings, BatchError)
+            if self.out.exists():
+                self._split_file()
         return self._require_space()
 
     def clear(self) -> None:
@@ -104,13 +109,24 @@ class ShardFolder:
         return min(self.shard_size, self.num - shard * self.shard_size)
 
     def write(
-        self, shard: int, images: NDArray[np.uint8], seconds: float | None = None, device: str = ""
+        self,
+        shard: int,
+        images: NDArray[np.uint8],
+        seconds: float | None = None,
+        *,
+        device: str = "",
+        passes: float | None = None,
     ) -> None:
-        """Write a shard of images (n, H, W, 3) and, if measured, how many seconds a device took for it."""
+        """Write a shard of images (n, H, W, 3) and, as far as they are known, what it cost.
+
+        seconds: how long `device` took for it; passes: through the network, per image.
+        """
         assert images.shape == (self.images_in(shard), *self.image_shape)
-        timing = {} if seconds is None else {"seconds": np.array(seconds), "device": np.array(device)}
+        cost = {} if seconds is None else {"seconds": np.array(seconds), "device": np.array(device)}
+        if passes is not None:
+            cost["passes"] = np.array(passes)
         try:
-            write_npz(self._path(shard), {"arr_0": images, **timing})
+            write_npz(self._path(shard), {"arr_0": images, **cost})
         except BatchError as error:
             if not self.finished():  # else another process has merged the same images
                 raise BatchError(
@@ -127,8 +143,8 @@ class ShardFolder:
         with self._lock():
             if not self.finished():  # by the previous holder of the lock
                 merged = self.folder / "whole.npz"
-                checksums_and_speed = self._merge_into(merged, labels)
-                record = {"schema": 1, "plan": self.settings, **checksums_and_speed, **provenance}
+                measured = self._merge_into(merged, labels)
+                record = {"schema": 1, "plan": self.settings, **measured, **provenance}
                 self._require_own_record()  # another program may have written a file since `open`
                 write_json(self.record, record, BatchError)
                 merged.replace(self.out)
@@ -140,7 +156,7 @@ class ShardFolder:
         write_json(self.record, {**read_json(self.record), "label": label}, BatchError)
 
     def _merge_into(self, merged: Path, labels: NDArray[np.int64]) -> dict[str, Any]:
-        """Write the npz; its SHA-256, the digest of its images (see `array_hash`), and the speed.
+        """Write the npz; its SHA-256, the digest of its images (see `array_hash`), and what they cost.
 
         The images are read once. Their checksum, which the file holds before them, follows from those of the
         shards; every shard is compared with its own while it is copied.
@@ -156,12 +172,12 @@ class ShardFolder:
             images = Rows(shape, np.uint8, _images(shards, digest), crc)
             write_npz(merged, {"arr_0": images, "arr_1": labels}, sha256)
             digests = {"sha256": sha256.hexdigest(), "digest": digest.hexdigest()}
-        return digests | {"speed": self._speed(shards)}
+        return digests | {"speed": self._speed(shards), "passes_per_image": _mean_passes(shards)}
 
     def _open_shard(self, shard: int) -> _Shard:
         path, expected = self._path(shard), (self.images_in(shard), *self.image_shape)
         with _remedy_added():
-            found = members(path, load=("seconds", "device"))
+            found = members(path, load=_COST)
         images = found.get("arr_0")
         if images is None or (images.shape, images.dtype) != (expected, np.uint8):
             what = "no images" if images is None else f"images of {images.dtype} {images.shape}"
@@ -185,6 +201,29 @@ class ShardFolder:
             "images": len(timed) * self.shard_size,
             "seconds": sum(float(shard["seconds"].read()) for shard in timed),
         }
+
+    def _holds_fewer_images(self) -> bool:
+        """True if the finished file has these settings, but fewer images."""
+        found = read_json(self.record).get("plan", {})
+        num = found.get("num")
+        return isinstance(num, int) and num < self.num and {**found, "num": self.num} == self.settings
+
+    def _split_file(self) -> None:
+        """Replace the finished file by shards of this batch; each gets the mean cost of the file's images."""
+        images, record = members(self.out)["arr_0"], read_json(self.record)
+        if images.digest() != record.get("digest"):
+            raise BatchError(f"{self.out} does not hold the images that {self.record} describes.")
+        cost: dict[str, Any] = {"passes": record.get("passes_per_image")}
+        if speed := record.get("speed"):
+            seconds = self.shard_size * speed["seconds"] / speed["images"]
+            cost |= {"seconds": seconds, "device": speed["device"]}
+        for shard in range(len(images) // self.shard_size):
+            if not self._path(shard).exists():  # it may have been split in part before a process was killed
+                first = shard * self.shard_size
+                self.write(
+                    shard, next(images.blocks(self.shard_size, first, first + self.shard_size)), **cost
+                )
+        self.out.unlink()  # its record stays until `merge` replaces it, so that others still recognise it
 
     def _path(self, shard: int) -> Path:
         return self.folder / _shard_name(shard * self.shard_size)
@@ -274,6 +313,13 @@ def _names_in(folder: Path) -> set[str]:
         return set()
     except OSError as error:
         raise BatchError(f"{folder} cannot be read: {error.strerror or error}.") from None
+
+
+def _mean_passes(shards: Sequence[_Shard]) -> float | None:
+    """Passes through the network per image; None if they were not counted for every shard."""
+    if not all("passes" in shard for shard in shards):
+        return None
+    return sum(float(shard["passes"].read()) for shard in shards) / len(shards)
 
 
 def _images(shards: Sequence[_Shard], digest: BackgroundHash) -> Iterator[NDArray[np.uint8]]:

@@ -13,6 +13,7 @@ from dit_eval.io.json_rules import Rule, count, fits, number, optional, positive
 RECORD: Mapping[str, Rule] = {
     "plan": {"model": text, "cfg": optional(number), "image_size": count, "sampler": text},
     "macs": optional(number),
+    "passes_per_image": optional(number),
     "speed": optional({"device": text, "images": positive, "seconds": positive}),
     "digest": optional(text),
     "label": optional(text),

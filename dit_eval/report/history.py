@@ -10,8 +10,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from dit_eval.errors import UsageError
 from dit_eval.report.figures import STYLE, shorten, style_cycle
@@ -62,7 +63,7 @@ def _draw_group(figure: SubFigure, panels: Sequence[Axes], group: Group) -> None
         axes.set(ylabel=METRICS[metric].title, xlabel="training step")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 400k
         axes.locator_params(axis="x", nbins=5)
-        _use_log_scale(axes)
+        use_log_scale(axes)
     panels[number].legend(*panels[0].get_legend_handles_labels(), loc="upper left", borderpad=0)
     for axes in panels[number:]:
         axes.set_axis_off()
@@ -94,11 +95,17 @@ def _draw_curve(axes: Axes, metric: str, rows: Sequence[Row], style: dict[str, A
     axes.errorbar(steps, values, errors, linewidth=1.4, elinewidth=0.8, capsize=2, markersize=4, **style)
 
 
-def _use_log_scale(axes: Axes) -> None:
+def use_log_scale(axes: Axes) -> None:
     """A logarithmic y-axis with plain numbers, if everything is positive and spans more than a decade."""
     low, high = axes.dataLim.intervaly
     if 0 < low * _LOG_RATIO < high:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        label_plainly(axes.yaxis)
+
+
+def label_plainly(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis: 1, 2, 5, 10, …, or round ones within a decade."""
+    low, high = axis.get_data_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 10 * low else MaxNLocator(4))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())

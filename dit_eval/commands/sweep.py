@@ -1,0 +1,137 @@
+"""`dit-eval sweep`: find the best sampling settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import cloup
+from click.core import ParameterSource
+
+from dit_eval.commands import options
+from dit_eval.commands.progress import sweep_bar, terminal_width
+from dit_eval.commands.sample import sample
+from dit_eval.results.metric_names import HEADLINE
+from dit_eval.search.settings import VARIABLE, split_values
+
+# Of `sample`, what does not describe a search: where its one batch goes, and how it is shared
+_NOT_TAKEN = ("out", "grid", "label", "fresh", "shard")
+_SAMPLING = [option for option in sample.params if option.name not in _NOT_TAKEN]
+_BY_NAME = {option.name: option for option in _SAMPLING}
+_POSSIBLE = [name for name in VARIABLE if name in _BY_NAME]
+_PAIR = 2  # numbers of an interval
+
+
+def _sampling_options(command: options.Command) -> options.Command:
+    """The options of `sample`, in their groups."""
+    command.__dict__.setdefault("__click_params__", []).extend(reversed(_SAMPLING))  # read from the last one
+    return command
+
+
+def _parse_vary(
+    context: click.Context, option: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, list[Any]]:
+    """ "NAME=VALUES" texts as the values of each setting, converted as the options of `sample` are."""
+    vary = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if name not in _POSSIBLE:
+            raise click.BadParameter(
+                f"{text!r} does not name a setting that can vary. Write NAME=VALUE,VALUE,… with one of "
+                f"{', '.join(_POSSIBLE)}."
+            )
+        if name in vary:
+            raise click.BadParameter(f"{name} is given twice; list all of its values once.")
+        vary[name] = [_convert(_BY_NAME[name], value, context) for value in split_values(values)]
+    return vary
+
+
+def _convert(option: click.Parameter, value: str, context: click.Context) -> Any:
+    """A value as the option of `sample` gives it; "none" for guidance everywhere."""
+    if option.name in ("cfg_interval", "cfg_times") and value == "none":
+        return None
+    parts = value.split() if option.nargs == _PAIR else [value]
+    if len(parts) != option.nargs:
+        raise click.BadParameter(f"{option.name} is {value!r}; expected two numbers, e.g. 0.3 5.")
+    converted = tuple(option.type.convert(part, option, context) for part in parts)
+    return converted if option.nargs == _PAIR else converted[0]
+
+
+@cloup.command(context_settings={"show_default": True})
+@cloup.option_group(
+    "Search",
+    click.option("--against", metavar="REF", required=True, help="The reference, as for `dit-eval fid`."),
+    click.option(
+        "--vary",
+        metavar="NAME=VALUES",
+        multiple=True,
+        required=True,
+        callback=_parse_vary,
+        help="Values of an option of `sample`: separated by commas, or START:STOP:STEP, stop included. "
+        'Repeat for other options. Intervals: "cfg_interval=none,0.3 5".',
+    ),
+    click.option(
+        "--metric",
+        type=click.Choice(HEADLINE),
+        default="fid",
+        help="Metric that is compared.",
+    ),
+    click.option(
+        "--strategy",
+        type=click.Choice(["grid", "coordinate"]),
+        default="grid",
+        help="All combinations, or one setting after another.",
+    ),
+    click.option(
+        "--first",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Images of each candidate in the first round.  [default: a sixteenth of --num-samples]",
+    ),
+    click.option(
+        "--budget",
+        metavar="IMAGES|HOURSh",
+        help="Most images, or hours of sampling of all GPUs together (24h).  [default: no limit]",
+    ),
+    click.option("--out", type=options.FOLDER, default="sweep", help="Output folder."),
+)
+@cloup.option_group(
+    "Evaluation",
+    click.option(
+        "--protocol", metavar="NAME", help="Evaluation protocol.  [default: the reference's, else adm]"
+    ),
+    options.inception,
+    options.offline,
+)
+@_sampling_options
+@click.pass_context
+def sweep(
+    context: click.Context, out: Path, against: str, vary: dict[str, list[Any]], **settings: Any
+) -> None:
+    """Find the best sampling settings with few images.
+
+    All candidates sample the same images, from the same noise and labels. After each round, those that are
+    worse than the best with 95 % confidence are dropped, and the others go on to twice the images, up to
+    --num-samples. The winner is measured on as many fresh images, from the next random seed.
+
+    Prints a table and a paragraph for a paper. OUT holds batches, results, sweep.json and a figure,
+    sweep.png. Resumable: rerun the same command after any interruption, also under torchrun.
+    """
+    from dit_eval.report.sweep_figure import plot_sweep  # imports matplotlib
+    from dit_eval.search.pipeline import sweep as run_sweep  # imports torch
+
+    for name in vary:  # what stands there is the default of `sample`
+        if context.get_parameter_source(name) != ParameterSource.COMMANDLINE:
+            settings.pop(name)
+    with sweep_bar() as progress:
+        found = run_sweep(
+            settings.pop("model", None), against=against, vary=vary, out=out, progress=progress, **settings
+        )
+    if found is None:  # a rank other than 0
+        return
+    for warning in found.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    plot_sweep(out / "sweep.png", found)
+    click.echo(found.table(width=terminal_width()))

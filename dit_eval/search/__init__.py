@@ -1,0 +1,1 @@
+"""The search for the best sampling settings: settings → races on shared noise → a winner on fresh images."""
