@@ -71,7 +71,12 @@ def count(model: str, model_args: dict[str, Any], ckpt: str | None, device: str)
 
 @flops.command()
 @click.argument("results", nargs=-1, type=options.FILE)
-@click.option("--out", type=options.Output(".png", ".svg"), required=True, help="Output .png or .svg file.")
+@click.option(
+    "--out",
+    type=options.Output(".png", ".svg", ".pdf"),
+    required=True,
+    help="Output .png, .svg or .pdf file.",
+)
 @image_size
 def plot(results: tuple[Path, ...], out: Path, image_size: int) -> None:
     """Plot Gflops against parameters, and FID against Gflops.
