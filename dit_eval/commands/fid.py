@@ -14,8 +14,8 @@ from dit_eval.errors import UsageError
 
 
 @click.command()
-@click.argument("samples", type=options.PATH)
-@click.argument("reference", metavar="REF")
+@click.argument("samples", type=options.IMAGES)
+@click.argument("reference", metavar="REF", type=options.REFERENCE)
 @options.feature_extraction
 @options.label
 @click.option(

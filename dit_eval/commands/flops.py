@@ -55,9 +55,15 @@ def table(style: Format, image_size: int, block: str) -> None:
 
 
 @flops.command()
-@click.option("--model", metavar="NAME", required=True, help="As for `dit-eval sample`.")
+@click.option(
+    "--model",
+    metavar="NAME",
+    required=True,
+    shell_complete=options.completed_by(options.model_names),
+    help="As for `dit-eval sample`.",
+)
 @options.model_args
-@click.option("--ckpt", metavar="NAME|FILE", help="Registered name or file of the weights.")
+@options.ckpt
 @options.device
 def count(model: str, model_args: dict[str, Any], ckpt: str | None, device: str) -> None:
     """Count the MACs of one evaluation of a model for one image.
@@ -70,7 +76,7 @@ def count(model: str, model_args: dict[str, Any], ckpt: str | None, device: str)
 
 
 @flops.command()
-@click.argument("results", nargs=-1, type=options.FILE)
+@click.argument("results", nargs=-1, type=options.RESULT)
 @click.option(
     "--out",
     type=options.Output(".png", ".svg", ".pdf"),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("results", nargs=-1, required=True, type=options.FILE)
+@click.argument("results", nargs=-1, required=True, type=options.RESULT)
 @click.option("--out", type=options.FOLDER, default=".", show_default=True, help="Output folder.")
 @click.option(
     "--format",

@@ -21,7 +21,7 @@ add_asset_commands(ref, "reference_stats", "reference")
 
 
 @ref.command()
-@click.argument("batch", type=options.PATH)
+@click.argument("batch", type=options.IMAGES)
 @click.option("--out", type=options.Output(".npz"), required=True, help="Output .npz file.")
 @options.feature_extraction
 def make(batch: Path, out: Path, **settings: Any) -> None:
