@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from dit_eval import cli
@@ -132,13 +133,17 @@ def test_a_mistyped_file_or_name_is_answered_at_once(arguments: str, tmp_path: P
         ("ref fetch imagenet-6", ["imagenet-64"]),
     ],
 )
-def test_a_shell_completes_names(words: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    line = f"dit-eval {words}"
-    monkeypatch.setenv("COMP_WORDS", line)
-    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
-    monkeypatch.setenv("_DIT_EVAL_COMPLETE", "bash_complete")
-    completed = [item.split(",") for item in dit_eval().stdout.split()]
-    assert [kind if kind == "file" else value for kind, value in completed] == expected
+def test_a_shell_completes_names(words: str, expected: list[str]) -> None:
+    *arguments, incomplete = words.split()
+    complete = ShellComplete(cli.main, {}, "dit-eval", "_DIT_EVAL_COMPLETE")
+    items = complete.get_completions(arguments, incomplete)
+    assert ["file" if item.type == "file" else item.value for item in items] == expected
+
+
+def test_completion_is_set_up_by_the_variable_of_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_DIT_EVAL_COMPLETE", "bash_source")
+    command = [sys.executable, "-m", "dit_eval"]
+    assert "_dit_eval_completion()" in subprocess.run(command, capture_output=True, text=True).stdout
 
 
 def test_the_names_of_models_are_the_same_in_all_commands() -> None:
@@ -147,13 +152,14 @@ def test_the_names_of_models_are_the_same_in_all_commands() -> None:
     assert assets.lookup("models", "SiT-XL/2").name == "sit-xl-2-256"
 
 
-def test_threads_are_limited_before_torch_is_loaded() -> None:
+def test_threads_are_limited_before_torch_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     program = (
         "import sys\nfrom dit_eval.cli import run\nimport click\n"
         "from dit_eval.commands import options\n"
         "@click.command()\n@options.threads\ndef command():\n"
-        "    import torch\n    assert torch.get_num_threads() == 3\n"
-        "command.main(['--threads', '3'])"
+        "    import torch\n    assert torch.get_num_threads() == 1\n"
+        "command.main(['--threads', '1'])"
     )
     run_python(program)
 
