@@ -61,6 +61,10 @@ def evaluate(
     and the Result is rank 0's; other ranks get None. The order of the arguments is samples, reference: ADM's
     program takes them the other way round.
     Raises DitEvalError for whatever is wrong with the input.
+
+    >>> result = dit_eval.evaluate("batch.npz", "digits")
+    >>> result["fid"]
+    56...
     """
     start_time = time.monotonic()
     images = _open_samples(samples, ignore_sample_statistics)
@@ -144,9 +148,13 @@ def make_reference(
     offline: bool = False,
     progress: ExtractionProgress | None = None,
 ) -> Path:
-    """Write a reference: mu, sigma, mu_s, sigma_s, arr_0, arr_1 if there are labels, and provenance.
+    """Write a reference: statistics, images, labels if there are any, and provenance.
 
+    The arrays are mu, sigma, mu_s, sigma_s, arr_0 and arr_1. The parameters are those of `evaluate`.
     Raises DitEvalError for whatever is wrong with the input; no incomplete file is left behind.
+
+    >>> dit_eval.make_reference("batch.npz", "reference.npz", protocol="digits").name
+    'reference.npz'
     """
     images = open_images(Path(batch))
     extraction = load_extraction(

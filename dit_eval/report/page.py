@@ -50,7 +50,8 @@ def write_report(path: str | Path, results: Sequence[Result], *, title: str = "d
     Images are read from the files that the results name, and left out if these do not exist. Raises
     ResultError for no results or a path that cannot be written, and BatchError for a damaged file of images.
 
-    >>> write_report("report.html", [Result.load("result.json")])  # doctest: +SKIP
+    >>> dit_eval.write_report("report.html", [result]).name
+    'report.html'
     """
     if not results:
         raise ResultError("a report needs at least one result; `dit-eval fid … --json FILE` writes one.")
