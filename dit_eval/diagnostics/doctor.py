@@ -73,7 +73,7 @@ def doctor(
     be read.
 
     >>> [problem.name for problem in dit_eval.doctor("batch.npz", "digits")]
-    ['few']
+    ['colours', 'few']
     """
     opened = open_reference(reference, offline=offline) if reference else None
     for note in opened.notes if opened else ():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -63,7 +63,7 @@ def write_report(path: str | Path, results: Sequence[Result], *, title: str = "d
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["csv_uri"] = lambda text: f"data:text/csv;charset=utf-8,{quote(text)}"
+    environment.filters["csv_uri"] = _csv_uri
     number = SAMPLES if len(results) <= MANY_RESULTS else FEW_SAMPLES
     sections = [_section(table, number) for table in table2(results).tables]
     page = environment.get_template("page.html").render(
@@ -169,6 +169,10 @@ def _class_data(results: Sequence[Result]) -> Iterator[tuple[str, str]]:
     text = stream.getvalue().rstrip()
     if "\n" in text:
         yield "classes.csv", text
+
+
+def _csv_uri(text: str) -> str:
+    return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text.encode()).decode('ascii')}"
 
 
 def _metrics(result: Result) -> Iterator[tuple[str, str, str]]:

@@ -1,4 +1,7 @@
-"""The report in a real browser: no horizontal scrolling, no console messages, no network requests."""
+"""The report in a real browser: no horizontal scrolling, no console messages, no network requests.
+
+Samples can be reached by the keyboard and enlarged, and the enlarged image fits the window.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,20 @@ WIDTHS = (1280, 800, 390)
 
 # Frames of all widths around the page; what they look like from outside is written into the document.
 FRAMES = """<!doctype html><body>{frames}<pre></pre><script>
+// Tab stops of the samples, and the width of the first one before and after it is selected
+function enlarged(page) {{
+  const buttons = [...page.querySelectorAll(".sheet button")];
+  if (!buttons.length) return null;
+  const before = buttons[0].getBoundingClientRect();
+  buttons[0].click();
+  const after = page.querySelector(":popover-open").getBoundingClientRect();
+  return [buttons.filter(button => button.tabIndex === 0).length, before.width, after.left, after.right];
+}}
 addEventListener("load", () => {{
   const facts = [...document.querySelectorAll("iframe")].map(frame => ({{
     width: frame.contentDocument.documentElement.clientWidth,
     scroll: frame.contentDocument.documentElement.scrollWidth,
+    enlarged: enlarged(frame.contentDocument),
     tables: frame.contentDocument.querySelectorAll("table").length,
     asked: frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name),
   }}));
@@ -83,6 +96,10 @@ def test_nothing_scrolls_sideways_complains_or_is_asked_for(tmp_path) -> None:
         # two groups of results; the lowest classes of recall, of which there are many; provenance
         assert fact["tables"] == 2 + len(results) + 2 * len(results)
         assert fact["scroll"] == fact["width"]
+        stops, width, left, right = fact["enlarged"]
+        assert stops >= 40 + 40  # samples and reference images
+        assert 0 <= left < right <= fact["width"]
+        assert right - left > 4 * width
         assert [address for address in fact["asked"] if not address.startswith("data:")] == []
     assert console == []
 

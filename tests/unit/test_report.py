@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import numpy as np
@@ -271,8 +271,10 @@ def test_the_page_holds_the_data_as_csv(tmp_path) -> None:
     classes = {"precision": {"label": [3, 4], "n": [9, 1], "inside": [6, 0]}}
     write_report(tmp_path / "report.html", [replace(result, classes=classes) for result in GUIDED])
     page = (tmp_path / "report.html").read_text("utf-8")
-    links = dict(re.findall(r'download="([^"]*)" href="data:text/csv;charset=utf-8,([^"]*)"', page))
-    rows, shares = (list(csv.DictReader(io.StringIO(unquote(text)))) for text in links.values())
+    links = dict(re.findall(r'download="([^"]*)" href="data:text/csv;charset=utf-8;base64,([^"]*)"', page))
+    rows, shares = (
+        list(csv.DictReader(io.StringIO(base64.b64decode(text).decode()))) for text in links.values()
+    )
     assert list(links) == ["results.csv", "classes.csv"]
     assert [float(row["fid"]) for row in rows] == [9.6, 3.2, 2.3]
     assert [float(row["fid_low"]) for row in rows] == pytest.approx([9.57, 3.17, 2.27])
