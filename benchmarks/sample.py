@@ -34,9 +34,9 @@ from dit_eval.dit import DiT, model_name
 from dit_eval.generation.batch_sampler import BatchSampler
 from dit_eval.generation.models import DiffusionModel
 from dit_eval.generation.plan import Plan
-from dit_eval.generation.rounding import Quantizer
 from dit_eval.runtime.malloc import keep_freed_memory_until_exit
 from dit_eval.runtime.precision import PRECISIONS, computation
+from dit_eval.runtime.rounding import Quantizer
 from dit_eval.sampling.schedules import diffusion_schedule
 
 SCALE = 1.5

@@ -9,6 +9,7 @@
     write_report    Write an HTML report of results; returns the path.
     count_flops     The cost of a forward pass of one image through a DiT, counted without running it.
     checkpoint      The content of a checkpoint, on the CPU; for use in a plug-in's `load()`.
+    Evaluator       Metrics of images that a running program makes, such as a training loop.
     Result          The numbers of one evaluation, with their intervals and everything needed to repeat it.
     Comparison      Results in groups, each compared with the first or the best one of its group.
     FlopCount       The cost of a forward pass of one image.
@@ -30,6 +31,7 @@ from dit_eval.version import __version__
 if TYPE_CHECKING:
     from dit_eval.cost.counter import FlopCount, count_flops
     from dit_eval.diagnostics.doctor import doctor
+    from dit_eval.evaluation.evaluator import Evaluator
     from dit_eval.evaluation.pipeline import evaluate, make_reference
     from dit_eval.generation.models import DiffusionModel, FlowModel, ImageModel
     from dit_eval.generation.pipeline import generate
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Comparison": "dit_eval.results.compare",
     "DiffusionModel": "dit_eval.generation.models",
+    "Evaluator": "dit_eval.evaluation.evaluator",
     "FlopCount": "dit_eval.cost.counter",
     "FlowModel": "dit_eval.generation.models",
     "ImageModel": "dit_eval.generation.models",
@@ -60,6 +63,7 @@ _MODULES = {
 __all__ = [
     "Comparison",
     "DiffusionModel",
+    "Evaluator",
     "FlopCount",
     "FlowModel",
     "ImageModel",

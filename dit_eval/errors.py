@@ -9,6 +9,7 @@ DitEvalError            base class; the command line prints the message and exit
 ├── CheckpointError     a checkpoint that does not fit the model
 ├── ModelError          a plug-in that cannot be loaded, raises an exception, or returns unusable values
 ├── CostError           a model whose cost cannot be counted: not traceable, or an unknown operator
+├── RankError           a failure on rank 0, on the ranks that waited for it
 └── ResultError         results that cannot be read, written or compared
 
 Messages say what was expected, what was found and what to do.
@@ -60,6 +61,10 @@ class ModelError(DitEvalError):
 
 class CostError(DitEvalError):
     """A model whose cost cannot be counted: it cannot be traced, or an operator has no registered cost."""
+
+
+class RankError(DitEvalError):
+    """A failure on rank 0, raised on the ranks that waited for it."""
 
 
 class ResultError(DitEvalError):

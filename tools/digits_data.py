@@ -14,8 +14,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from dit_eval.generation.rounding import Quantizer
 from dit_eval.io.npz import write_npz
+from dit_eval.runtime.rounding import Quantizer
 
 LEVELS = 17  # of grey
 

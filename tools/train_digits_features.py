@@ -17,7 +17,7 @@ from training_run import TrainingRun
 
 from dit_eval.features.digits import DigitsNetwork
 from dit_eval.features.resize import no_resize
-from dit_eval.generation.rounding import Quantizer
+from dit_eval.runtime.rounding import Quantizer
 
 BATCH = 128
 RATE = 1e-3

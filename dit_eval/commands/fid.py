@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,10 +12,14 @@ from dit_eval.commands import options
 from dit_eval.commands.progress import extraction_bar, terminal_width
 from dit_eval.errors import UsageError
 
+if TYPE_CHECKING:
+    from dit_eval.results.result import Result
+
 
 @click.command()
 @click.argument("samples", type=options.IMAGES)
-@click.argument("reference", metavar="REF", type=options.REFERENCE)
+@click.argument("references", metavar="REF...", nargs=-1, required=True, type=options.REFERENCE)
+@options.image_input
 @options.feature_extraction
 @options.label
 @click.option(
@@ -40,7 +44,7 @@ from dit_eval.errors import UsageError
 )
 def fid(
     samples: Path,
-    reference: str,
+    references: tuple[str, ...],
     json_file: Path | None,
     report: Path | None,
     no_cache: bool,
@@ -48,29 +52,45 @@ def fid(
 ) -> None:
     """Evaluate SAMPLES against REF: FID, sFID, IS, precision, recall.
 
-    SAMPLES and REF are .npz files, folders or zip archives of images. REF can also hold stored statistics, or
-    be a registered name (see `dit-eval ref list`). ADM's evaluator expects the two in the opposite order.
+    SAMPLES and REF are .npz or .npy files, folders or zip archives of images. REF can also hold stored
+    statistics, or be a registered name (see `dit-eval ref list`). ADM's evaluator expects the two in the
+    opposite order.
+
+    Several REF are compared in one table; the samples are measured once. --json then writes one file for each
+    reference, with its name before the suffix.
     """
     from dit_eval.evaluation.pipeline import evaluate  # imports torch
+    from dit_eval.results.reference_table import reference_table
+
+    if len({Path(reference).stem for reference in references}) < len(references):
+        raise UsageError(f"the references {', '.join(references)} share a name; give each file its own.")
 
     _refuse_to_overwrite_record(samples, json_file)
     with extraction_bar() as progress:
-        result = evaluate(samples, reference, cache=not no_cache, progress=progress, **settings)
-    if result is None:  # a rank other than 0
+        found = evaluate(samples, references, cache=not no_cache, progress=progress, **settings)
+    if found is None:  # a rank other than 0
         return
-    result = replace(result, command=options.command_line())
-    for warning in result.warnings:
+    results = [replace(result, command=options.command_line()) for result in found]
+    for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
         click.echo(f"Warning: {warning}", err=True)
     if str(json_file) == "-":
-        click.echo(result.to_json())
+        texts = [result.to_json() for result in results]
+        click.echo(texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]")
     else:
-        click.echo(result.table(width=terminal_width()))
+        width = terminal_width()
+        click.echo(results[0].table(width) if len(results) == 1 else reference_table(results, width))
         if json_file is not None:
-            result.save(json_file)
+            for result in results:
+                result.save(json_file if len(results) == 1 else _file_of(json_file, result))
     if report is not None:
         from dit_eval.report.page import write_report  # imports matplotlib
 
-        write_report(report, [result], title=result.name)
+        write_report(report, results, title=results[0].name)
+
+
+def _file_of(json_file: Path, result: Result) -> Path:
+    """RESULT.REF.json for a result against the reference REF."""
+    return json_file.with_suffix(f".{Path(result.reference['path']).stem}.json")
 
 
 def _refuse_to_overwrite_record(samples: Path, json_file: Path | None) -> None:

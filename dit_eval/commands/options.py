@@ -248,3 +248,29 @@ def feature_extraction(command: Command) -> Command:
     for option in (offline, threads, device, batch_size, inception, protocol):  # shown in reverse order
         command = option(command)
     return command
+
+
+def image_input(command: Command) -> Command:
+    """The options that say how images are found in a file and brought to one size."""
+    image_size = click.option(
+        "--image-size",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Crop the images of folders and zip archives to N×N pixels.  [default: they share a size]",
+    )
+    crop = click.option(
+        "--crop",
+        type=click.Choice(["adm", "center", "none"]),
+        help="How they are cropped: adm (center_crop_arr of ADM and DiT), center (torchvision's Resize and "
+        "CenterCrop, bicubic) or none (they must be N×N).  [default: adm with --image-size]",
+    )
+    key = click.option(
+        "--key",
+        metavar="NAME",
+        default="arr_0",
+        show_default=True,
+        help="Name of the array of images in an .npz file.",
+    )
+    for option in (key, crop, image_size):  # shown in reverse order
+        command = option(command)
+    return command

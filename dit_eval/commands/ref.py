@@ -23,17 +23,21 @@ add_asset_commands(ref, "reference_stats", "reference")
 @ref.command()
 @click.argument("batch", type=options.IMAGES)
 @click.option("--out", type=options.Output(".npz"), required=True, help="Output .npz file.")
+@options.image_input
 @options.feature_extraction
 def make(batch: Path, out: Path, **settings: Any) -> None:
-    """Create a reference from BATCH.
+    """Create a reference from BATCH, an .npz or .npy file, a folder or a zip archive of images.
 
     OUT holds the statistics (mu, sigma, mu_s, sigma_s), the images (arr_0), their labels (arr_1) if there are
     any, and the provenance.
     """
     from dit_eval.evaluation.pipeline import make_reference  # imports torch
-    from dit_eval.io.batches import open_images
+    from dit_eval.evaluation.references import open_reference
+    from dit_eval.runtime.distributed import Rank
 
-    for note in open_images(batch).notes:
-        click.echo(f"Warning: {note}", err=True)
     with extraction_bar() as progress:
-        click.echo(make_reference(batch, out, progress=progress, **settings))
+        make_reference(batch, out, progress=progress, **settings)
+    if Rank.from_environment().index == 0:  # which has written the file
+        for warning in open_reference(out).provenance.get("warnings", ()):
+            click.echo(f"Warning: {warning}", err=True)
+        click.echo(out)

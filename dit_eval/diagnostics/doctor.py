@@ -76,8 +76,6 @@ def doctor(
     ['colours', 'few']
     """
     opened = open_reference(reference, offline=offline) if reference else None
-    for note in opened.notes if opened else ():
-        warnings.warn(note, DitEvalWarning, stacklevel=2)
     extraction = None
     if not pixels_only:
         from dit_eval.evaluation.extraction import load_extraction  # imports torch
@@ -89,7 +87,10 @@ def doctor(
             batch_size=batch_size,
             offline=offline,
         )
-    return diagnose(Path(batch), opened, extraction, progress)
+    problems = diagnose(Path(batch), opened, extraction, progress)
+    for note in opened.notes if opened else ():  # some are known only after the images have been read
+        warnings.warn(note, DitEvalWarning, stacklevel=2)
+    return problems
 
 
 def diagnose(
@@ -107,7 +108,7 @@ def diagnose(
     if problems:
         return problems  # the images cannot be read
     images = open_images(batch)
-    problems += map(_skipped_problem, images.notes)
+    problems += map(_skipped_problem, images.skipped)
     reference_pixels = scan_pixels(reference.images) if reference and reference.images else None
     problems += _check_pixels(scan_pixels(images), reference_pixels)
     labels = images.labels()
@@ -263,9 +264,9 @@ def _check_ignored_labels(path: Path, n: int) -> Iterator[Problem]:
 
 
 def _check_labels(labels: np.ndarray) -> Iterator[Problem]:
-    """Order and balance of the labels (N,) in arr_1."""
+    """Order and balance of the labels (N,)."""
     if _is_sorted(labels):
-        yield _sorted_problem("labels in arr_1")
+        yield _sorted_problem("labels")
     present, counts = np.unique(labels, return_counts=True)
     classes = int(present[-1]) - int(present[0]) + 1
     fewest = int(counts.min()) if len(present) == classes else 0

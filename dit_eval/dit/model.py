@@ -30,12 +30,20 @@ MAX_PERIOD = 10_000
 FREQUENCY_EMBEDDING_SIZE = 256  # of the timestep, before the MLP
 
 
-def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Sinusoidal embedding of t (N,): dim / 2 cosines, then as many sines, (N, dim) in the dtype of t."""
-    half = dim // 2
-    exponents = torch.arange(half, dtype=t.dtype, device=t.device)
-    args = t[:, None] * torch.exp(exponents * (-math.log(MAX_PERIOD) / half))
+def sinusoids(t: Tensor, frequencies: Tensor) -> Tensor:
+    """Embedding of t (N,): F cosines, then as many sines, (N, 2 F)."""
+    args = t[:, None] * frequencies
     return torch.cat([args.cos(), args.sin()], dim=-1)
+
+
+def embedding_frequencies(n: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """n angular frequencies from 1 down towards 1 / MAX_PERIOD, (n,).
+
+    The exponential of the exponents, which are rounded to the dtype as in DiT's code, is computed in float64:
+    in float32 it differs between processors in the last bit, which t = 999 magnifies to 2e-5 radians.
+    """
+    exponents = torch.arange(n, dtype=dtype, device=device) * (-math.log(MAX_PERIOD) / n)
+    return exponents.double().exp().to(dtype)
 
 
 def sincos_pos_embed(hidden_size: int, grid_size: int) -> Tensor:
@@ -44,7 +52,8 @@ def sincos_pos_embed(hidden_size: int, grid_size: int) -> Tensor:
     The first half of the channels encodes the column and the second half the row, sines before cosines.
     """
     positions = torch.arange(grid_size, dtype=torch.float64, device="cpu")
-    cos, sin = timestep_embedding(positions, hidden_size // 2).chunk(2, dim=-1)
+    frequencies = embedding_frequencies(hidden_size // 4, torch.float64, "cpu")
+    cos, sin = sinusoids(positions, frequencies).chunk(2, dim=-1)
     pos_embed_1d = torch.cat([sin, cos], dim=-1)  # (grid_size, hidden_size / 2)
     columns, rows = pos_embed_1d.repeat(grid_size, 1), pos_embed_1d.repeat_interleave(grid_size, dim=0)
     return torch.cat([columns, rows], dim=-1).float().unsqueeze(0)
@@ -76,8 +85,12 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """(N,) → (N, D)."""
-        t_freq = timestep_embedding(t.float(), FREQUENCY_EMBEDDING_SIZE)
+        t_freq = sinusoids(t.float(), self.frequencies(t.device))
         return self.mlp(t_freq.to(next(self.mlp.parameters()).dtype))
+
+    def frequencies(self, device: torch.device) -> Tensor:
+        """Those of the sinusoids, (FREQUENCY_EMBEDDING_SIZE / 2,) float32."""
+        return embedding_frequencies(FREQUENCY_EMBEDDING_SIZE // 2, torch.float32, device)
 
 
 class LabelEmbedder(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dit_eval.errors import BatchError, require_positive
-from dit_eval.evaluation.feature_stats import FeatureStats
+from dit_eval.evaluation.feature_stats import FeatureStats, in_memory
 from dit_eval.features.extractor import FeatureExtractor
 from dit_eval.features.protocols import INCEPTION, Protocol, protocol_named
 from dit_eval.io import assets, npz
@@ -54,15 +54,18 @@ class FeatureExtraction:
         role: "samples" or "reference", as `progress` is told. Under torchrun every rank makes the call and
         extracts its share; the statistics are rank 0's, other ranks get None.
         """
-        if images.once:
-            stats = self._statistics(images.blocks(self.batch_size), role, progress)
-            return stats, _image_record(images, images.digest())
         entry = self._cache_entry(images) if self.cache and self.rank.index == 0 else None
         cached = self._read_cache(entry, images) if entry else None
         if broadcast_from_rank0(self.rank, cached is not None):
             stats, digest = cached or (None, "")  # on other ranks
             return stats, {**_image_record(images, digest), "cached": True}
         return self._extract_share(images, entry, role, progress)
+
+    def new_stats(self, capacity: int = 0, *, intervals: bool = True) -> FeatureStats:
+        """Statistics of no images yet; for the parameters see FeatureStats."""
+        chunk, device = self.protocol.inception_score_chunk, str(self.extractor.device)
+        dimensions = self.extractor.dimensions
+        return FeatureStats(chunk, *dimensions, capacity=capacity, device=device, intervals=intervals)
 
     def protocol_record(self) -> dict[str, Any]:
         """The protocol section of a Result."""
@@ -86,13 +89,13 @@ class FeatureExtraction:
         share = self.rank.share(len(images))
         blocks = images.blocks(self.batch_size, *share)
         if self.rank.index > 0:
-            self._add_ranks(self._statistics(blocks, role, progress, share))
+            self.add_ranks(self._statistics(blocks, role, progress, share))
             return None, {}
         pixels = PixelDigest(images)
         stats = self._statistics(pixels.watch(blocks), role, progress, share, capacity=len(images))
         with ThreadPoolExecutor(1) as thread:
             digest = thread.submit(pixels.finish)
-            self._add_ranks(stats)
+            self.add_ranks(stats)
             record = _image_record(images, digest.result())
         if entry:
             arrays = {**stats.to_arrays(), "digest": _array(record["digest"])}
@@ -105,30 +108,28 @@ class FeatureExtraction:
         blocks: Iterator[np.ndarray],
         role: str,
         progress: ExtractionProgress | None,
-        share: tuple[int, int] | None = None,
+        share: tuple[int, int],
         capacity: int = 0,
     ) -> FeatureStats:
         """Statistics of blocks of images.
 
-        share: which images of the file they are, start and stop; None for arrays of a running program, which
-        are read in its thread. capacity: see FeatureStats.
+        share: which images of the file they are, start and stop; capacity: see FeatureStats.
         """
-        start, stop = share or (0, None)
-        chunk, device = self.protocol.inception_score_chunk, str(self.extractor.device)
-        stats = FeatureStats(chunk, *self.extractor.dimensions, capacity=capacity, device=device)
-        for outputs in self.extractor.stream(blocks, read_ahead=share is not None):
+        start, stop = share
+        stats = self.new_stats(capacity)
+        for outputs in self.extractor.stream(blocks):
             stats.update(outputs, start + stats.n)
             if progress:
-                progress(role, stats.n, stats.n if stop is None else stop - start)
+                progress(role, stats.n, stop - start)
         stats.finish()
         return stats
 
-    def _add_ranks(self, stats: FeatureStats) -> None:
+    def add_ranks(self, stats: FeatureStats) -> None:
         """Add the statistics of all other ranks to those of rank 0; on another rank, send its own."""
         if self.rank.count == 1:
             return
         moments = sum_to_rank0(stats.moments())
-        shares = gather_to_rank0(self.rank, _in_memory(stats.to_arrays()))
+        shares = gather_to_rank0(self.rank, in_memory(stats.to_arrays()))
         for share in shares[1:]:
             stats.append(share, moments=False)
         if shares:
@@ -204,18 +205,10 @@ def load_extraction(
 
 
 def _image_record(images: Images, digest: str) -> dict[str, Any]:
-    return {"n": len(images), "size": list(images.size), "digest": digest, "cached": False}
+    crop = {"crop": images.crop} if images.crop else {}
+    return {"n": len(images), "size": list(images.size), **crop, "digest": digest, "cached": False}
 
 
 def _array(digest: str) -> np.ndarray:
     """A digest in hex as it is stored in a cache entry."""
     return np.frombuffer(bytes.fromhex(digest), np.uint8)
-
-
-def _in_memory(arrays: Mapping[str, np.ndarray | npz.Rows]) -> dict[str, np.ndarray]:
-    return {
-        name: np.concatenate([np.empty((0, *array.shape[1:]), array.dtype), *array.blocks])
-        if isinstance(array, npz.Rows)
-        else array
-        for name, array in arrays.items()
-    }

@@ -12,7 +12,7 @@ import numpy as np
 
 from dit_eval.errors import StatisticsError
 from dit_eval.io.npz import Member, Rows
-from dit_eval.metrics.blocks import BLOCK_ROWS
+from dit_eval.metrics.blocks import BLOCK_ROWS, row_blocks
 from dit_eval.metrics.gaussian import Gaussian, Moments, moments_on
 from dit_eval.metrics.inception_score import InceptionScore, ScoreSums, score_sums
 from dit_eval.runtime.transfer import HostCopy, host_array
@@ -35,16 +35,28 @@ class FeatureStats:
     """
 
     def __init__(
-        self, chunk: int, pool_dim: int, spatial_dim: int, classes: int, capacity: int, device: str = "cpu"
+        self,
+        chunk: int,
+        pool_dim: int,
+        spatial_dim: int,
+        classes: int,
+        capacity: int,
+        device: str = "cpu",
+        *,
+        intervals: bool = True,
     ):
-        """chunk: images per chunk of the inception score; capacity: expected images, 0 if unknown."""
+        """chunk: images per chunk of the inception score; capacity: expected images, 0 if unknown.
+
+        intervals: False keeps no spatial features and probabilities of single images.
+        """
+        self.intervals = intervals
         self.score = InceptionScore(chunk)
         self.spatial_features = DiskRows(spatial_dim, np.float32)
         self.probabilities = DiskRows(classes, np.float16)
         self._pool, self._spatial = moments_on(device, pool_dim), moments_on(device, spatial_dim)
         self._features = np.empty((capacity, pool_dim), np.float32)  # memory is committed as rows are written
         self._kept = 0  # images whose features are in `_features`
-        self._arriving: deque[tuple[int, HostCopy]] = deque()  # first image in the file, its features
+        self._arriving: deque[tuple[tuple[int, int], HostCopy]] = deque()  # start and stride, features
 
     @property
     def n(self) -> int:
@@ -66,16 +78,16 @@ class FeatureStats:
         """Mean and covariance of the spatial features. Raises StatisticsError for fewer than two images."""
         return self._spatial.gaussian()
 
-    def update(self, outputs: Activations, start: int) -> None:
-        """Add the features of images start… of the file.
+    def update(self, outputs: Activations, start: int, stride: int = 1) -> None:
+        """Add the features of images start, start + stride, … of the file.
 
         Those on a CUDA device are kept later, at the latest in `finish`. Raises StatisticsError if an earlier
         one or one on the CPU is not finite.
         """
         halves = outputs.probabilities.half()
         pool, spatial, probabilities, halves = (host_array(x) for x in (*outputs, halves))
-        sums = [score_sums(probabilities[rows]) for _, rows in self.score.chunks(start, len(pool))]
-        self._arriving.append((start, HostCopy(pool, spatial, halves, *sums)))
+        sums = [score_sums(probabilities[rows]) for _, rows in self.score.chunks(start, len(pool), stride)]
+        self._arriving.append(((start, stride), HostCopy(pool, spatial, halves, *sums)))
         while self._arriving and (self._arriving[0][1].arrived() or len(self._arriving) > _IN_FLIGHT):
             self._keep_first()
         self._pool.update(pool)
@@ -88,7 +100,7 @@ class FeatureStats:
 
     def _keep_first(self) -> None:
         """Keep the features of the images that were added first."""
-        start, copy = self._arriving.popleft()
+        (start, stride), copy = self._arriving.popleft()
         pool, spatial, probabilities, *sums = copy.arrays()
         if not all(np.isfinite(array).all() for array in (pool, spatial, probabilities)):
             raise StatisticsError(
@@ -96,9 +108,10 @@ class FeatureStats:
                 "or not those of this protocol."
             )
         self._append(pool)
-        self.spatial_features.append(spatial)
-        self.probabilities.append(probabilities)
-        for (index, rows), values in zip(self.score.chunks(start, len(pool)), sums, strict=True):
+        if self.intervals:
+            self.spatial_features.append(spatial)
+            self.probabilities.append(probabilities)
+        for (index, rows), values in zip(self.score.chunks(start, len(pool), stride), sums, strict=True):
             self.score.add(index, ScoreSums(rows.stop - rows.start, values))
 
     def to_arrays(self) -> dict[str, np.ndarray | Rows]:
@@ -135,6 +148,21 @@ class FeatureStats:
         scores = (_read(arrays[f"score_{field}"]) for field in ("chunk", "n", "sums"))
         for index, count, sums in zip(*scores, strict=True):
             self.score.add(int(index), ScoreSums(int(count), sums))
+
+    def copy(self) -> FeatureStats:
+        """Statistics of the same images, to which others can be added."""
+        dimensions = (self._features.shape[1], self.spatial_features.dimension, self.probabilities.dimension)
+        stats = FeatureStats(self.score.chunk, *dimensions, capacity=self.n, intervals=self.intervals)
+        stats.append(in_memory(self.to_arrays()), moments=False)
+        stats.set_moments(self.moments())
+        return stats
+
+    def reorder(self, order: np.ndarray) -> None:
+        """Put the features of single images into another order: (N,), the present index of each image."""
+        self._features[: self._kept] = self.features[order]
+        if self.intervals:
+            self.spatial_features = self.spatial_features.reordered(order)
+            self.probabilities = self.probabilities.reordered(order)
 
     def moments(self) -> dict[str, np.ndarray]:
         """n, Σx and Σxxᵀ of both kinds of features, which can be added to those of other images."""
@@ -215,9 +243,27 @@ class DiskRows:
         """All rows as an array that is read from disk while it is written elsewhere."""
         return Rows((self._n, self.dimension), self.dtype, self._blocks())
 
+    def reordered(self, order: np.ndarray) -> DiskRows:
+        """The same rows in another order: (N,), the present index of each row."""
+        reordered = DiskRows(self.dimension, self.dtype.type)
+        rows = np.memmap(self._file, self.dtype, "r", shape=(self._n, self.dimension))
+        for block in row_blocks(self._n):
+            reordered.append(rows[order[block]])
+        return reordered
+
     def _blocks(self) -> Iterator[np.ndarray]:
-        for start in range(0, self._n, BLOCK_ROWS):
-            yield self[start : start + BLOCK_ROWS]
+        for rows in row_blocks(self._n):
+            yield self[rows]
+
+
+def in_memory(arrays: Mapping[str, np.ndarray | Rows]) -> dict[str, np.ndarray]:
+    """Arrays of `to_arrays`, those on disk read into memory."""
+    return {
+        name: np.concatenate([np.empty((0, *array.shape[1:]), array.dtype), *array.blocks])
+        if isinstance(array, Rows)
+        else array
+        for name, array in arrays.items()
+    }
 
 
 def _read(array: Stored) -> np.ndarray:

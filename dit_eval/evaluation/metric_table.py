@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 
-from dit_eval.errors import StatisticsError
+from dit_eval.errors import StatisticsError, UsageError
 from dit_eval.evaluation.feature_stats import DiskRows, FeatureStats
-from dit_eval.evaluation.references import Reference
+from dit_eval.evaluation.prepared_reference import Kind, PreparedReference
 from dit_eval.metrics.by_class import inside_by_class
 from dit_eval.metrics.fid_infinity import extrapolated_distance, subset_sizes
 from dit_eval.metrics.frechet import frechet_distance, frechet_influence
 from dit_eval.metrics.gaussian import Gaussian
-from dit_eval.metrics.inception_score import score_influence
+from dit_eval.metrics.inception_score import InceptionScore, score_influence
 from dit_eval.metrics.intervals import Interval, interval, proportion_interval, standard_error
 from dit_eval.metrics.precision_recall import PrecisionRecall, precision_recall
 
@@ -61,18 +60,16 @@ class Measurement:
 class MetricInputs:
     """What was kept of both sides, and intermediate results that several metrics share.
 
-    reference_stats: of the reference's images, None if it holds stored statistics only; sample_labels,
-    reference_labels: (N,) integers, None where they are unknown; k: the neighbour that sets the radii of
-    precision and recall; device: where the metrics are computed.
+    sample_labels: (N,) integers, None where they are unknown; k: the neighbour that sets the radii of
+    precision and recall; device: where the metrics are computed; intervals: whether influences are computed.
     """
 
     samples: FeatureStats
-    reference: Reference
-    reference_stats: FeatureStats | None
+    reference: PreparedReference
     sample_labels: np.ndarray | None
-    reference_labels: np.ndarray | None
     k: int
     device: str
+    intervals: bool = True
 
     @cached_property
     def fid(self) -> Measurement:
@@ -89,66 +86,76 @@ class MetricInputs:
         """Precision and recall by ADM's float16 distances on a GPU."""
         return self._precision_recall(float16=True)
 
-    def reference_gaussian(self, kind: Literal["pool", "spatial"]) -> tuple[Gaussian, str]:
+    def reference_gaussian(self, kind: Kind) -> tuple[Gaussian, str]:
         """Statistics of the reference, the stored ones if there are any, and a description of them."""
-        stored: Gaussian | None = getattr(self.reference, kind)
-        if stored is not None:
-            n = self.reference.provenance.get("n")
-            return stored, f"stored statistics {f'of {n:,} images' if n else '(n not recorded in the file)'}"
-        if self.reference_stats is None:
+        found = self.reference.gaussian(kind)
+        if found is None:
             raise MetricMissing("the reference has neither these statistics nor images")
-        return getattr(
-            self.reference_stats, kind
-        ), f"statistics of {self.reference_stats.n:,} reference images"
+        return found
 
-    def frechet(self, kind: Literal["pool", "spatial"], features: np.ndarray | DiskRows) -> Measurement:
+    def frechet(self, kind: Kind, features: np.ndarray | DiskRows) -> Measurement:
         """The Fréchet distance of the pool (FID) or the spatial (sFID) features."""
-        samples, (reference, description) = getattr(self.samples, kind), self.reference_gaussian(kind)
+        samples: Gaussian = getattr(self.samples, kind)
+        if not len(samples.mean):
+            raise MetricMissing(f"the network of this protocol has no {kind} features")
+        reference, description = self.reference_gaussian(kind)
         try:
             value = frechet_distance(samples, reference, self.device)
         except StatisticsError as error:
-            raise StatisticsError(f"{self.reference.path}: {error}") from None
+            raise StatisticsError(f"{self.reference.reference.path}: {error}") from None
+        if not self.intervals:
+            return Measurement(value, description)
         influence = frechet_influence(features, samples, reference, self.device)
         return Measurement(value, description, influence.astype(np.float32))
 
     def _precision_recall(self, *, float16: bool) -> PrecisionRecall:
-        if self.reference_stats is None:
+        manifold = self.reference.manifold(float16)
+        if manifold is None:
             raise MetricMissing("the reference has statistics only; it takes reference images")
-        sets = self.reference_stats.features, self.samples.features
-        return precision_recall(*sets, k=self.k, device=self.device, float16=float16)
+        options = {"k": self.k, "device": self.device, "float16": float16, "intervals": self.intervals}
+        return precision_recall(manifold, self.samples.features, **options)
 
 
 def _fid_infinity(inputs: MetricInputs) -> Measurement:
-    features, influence = inputs.samples.features, inputs.fid.influence
-    assert influence is not None
+    features = inputs.samples.features
     try:
         sizes = subset_sizes(*features.shape)
     except StatisticsError as error:
         raise MetricMissing(str(error)) from None
     reference = inputs.reference_gaussian("pool")[0]
+    influence = np.zeros(len(features)) if inputs.fid.influence is None else inputs.fid.influence
     value, influence = extrapolated_distance(features, reference, influence, inputs.device)
-    return Measurement(value, f"the same, {len(sizes)} subsets of {sizes[0]:,} and more", influence)
+    description = f"the same, {len(sizes)} subsets of {sizes[0]:,} and more"
+    return Measurement(value, description, influence if inputs.intervals else None)
 
 
 def _inception_score(inputs: MetricInputs) -> Measurement:
-    score = inputs.samples.score
-    influence = score_influence(inputs.samples.probabilities, score.chunk, inputs.device)
+    score, influence = _score_of_classes(inputs), None
+    if inputs.intervals:
+        influence = score_influence(inputs.samples.probabilities, score.chunk, inputs.device)
     return Measurement(score.in_file_order(), f"itself, chunks of {score.chunk:,} in order", influence)
 
 
 def _inception_score_order_free(inputs: MetricInputs) -> Measurement:
-    return Measurement(inputs.samples.score.order_free(), "itself, all images as one chunk")
+    return Measurement(_score_of_classes(inputs).order_free(), "itself, all images as one chunk")
+
+
+def _score_of_classes(inputs: MetricInputs) -> InceptionScore:
+    if not inputs.samples.probabilities.dimension:
+        raise MetricMissing("the network of this protocol has no classes")
+    return inputs.samples.score
 
 
 def _precision(inputs: MetricInputs) -> Measurement:
     exact, labels = inputs.exact, inputs.sample_labels
     by_class = None if labels is None else inside_by_class(exact.samples_inside, labels)
-    influence, n = exact.precision_influence(), len(exact.samples_inside)
+    influence = exact.precision_influence() if inputs.intervals else None
+    n = len(exact.samples_inside)
     return Measurement(exact.precision, _exact(exact), influence, by_class, share_of=n)
 
 
 def _recall(inputs: MetricInputs) -> Measurement:
-    exact, labels = inputs.exact, inputs.reference_labels
+    exact, labels = inputs.exact, inputs.reference.labels
     by_class = None if labels is None else inside_by_class(exact.reference_inside, labels)
     influence, n = exact.recall_influence(), len(exact.reference_inside)
     return Measurement(exact.recall, _exact(exact), influence, by_class, share_of=n, se=exact.recall_error())
@@ -171,6 +178,15 @@ METRIC_FUNCTIONS: dict[str, Callable[[MetricInputs], Measurement]] = {
 }
 OPTIONAL = frozenset({"fid_infinity"})  # computed only when asked for
 DEFAULT = tuple(name for name in METRIC_FUNCTIONS if name not in OPTIONAL)
+
+
+def require_known(names: Iterable[str]) -> tuple[str, ...]:
+    """The names of metrics, as a tuple. Raises UsageError for an unknown one."""
+    names = tuple(names)
+    for name in names:
+        if name not in METRIC_FUNCTIONS:
+            raise UsageError(f"unknown metric {name!r} (known: {', '.join(METRIC_FUNCTIONS)}).")
+    return names
 
 
 def compute_metrics(

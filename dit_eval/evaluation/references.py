@@ -12,7 +12,8 @@ import numpy as np
 
 from dit_eval.errors import BatchError, StatisticsError, UsageError
 from dit_eval.io import assets, npz
-from dit_eval.io.batches import Images, NpzImages, open_images
+from dit_eval.io.batches import Images, NpzImages, open_images, other_key, require_image_size
+from dit_eval.io.crops import NO_OPTIONS, ImageOptions
 from dit_eval.io.files import file_kind, parse_json
 from dit_eval.metrics.gaussian import Gaussian
 from dit_eval.results.protocol_record import upgraded_protocol
@@ -29,8 +30,8 @@ _PROVENANCE = "provenance"
 class Reference:
     """The reference of an evaluation: images, stored statistics, or both; what it lacks is None.
 
-    provenance: what `ref make` recorded (protocol, weights, n); empty for other files; notes: sentences that
-    a reader of the result must know.
+    provenance: what `ref make` recorded (protocol, weights, n); empty for other files; path_notes: sentences
+    about the choice of the file.
     """
 
     path: Path
@@ -38,7 +39,12 @@ class Reference:
     pool: Gaussian | None
     spatial: Gaussian | None
     provenance: dict[str, Any]
-    notes: tuple[str, ...] = ()
+    path_notes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that a reader of the result must know; complete once all images have been read."""
+        return (*self.path_notes, *(self.images.notes if self.images else ()))
 
     @property
     def protocol(self) -> str | None:
@@ -57,9 +63,12 @@ class Reference:
         return sha.hexdigest()
 
 
-def open_reference(name: str | Path, *, offline: bool = False) -> Reference:
+def open_reference(
+    name: str | Path, *, offline: bool = False, options: ImageOptions = NO_OPTIONS
+) -> Reference:
     """The reference behind a path or a registered name.
 
+    options: an .npz without an array of this key is read like one of `ref make`.
     Raises UsageError for an unknown name, BatchError or StatisticsError for a file that is not one.
     """
     if not isinstance(name, (str, Path)):
@@ -76,16 +85,16 @@ def open_reference(name: str | Path, *, offline: bool = False) -> Reference:
     else:
         path = assets.fetch(assets.lookup("reference_stats", str(name)), offline=offline)
     if file_kind(path) != "npz":
-        images = open_images(path)
-        return Reference(path, images, None, None, {}, (*notes, *images.notes))
+        return Reference(path, open_images(path, options), None, None, {}, notes)
     arrays = npz.members(path)
     pool, spatial = (_gaussian(path, arrays, *names) for names in (_POOL, _SPATIAL))
-    if "arr_0" not in arrays and pool is None and spatial is None:
+    key = options.key if options.key in arrays else "arr_0"
+    if key not in arrays and pool is None and spatial is None:
         raise BatchError(
             f"{path}: neither images ('arr_0') nor statistics ('mu' and 'sigma') in it "
-            f"(found: {', '.join(sorted(arrays)) or 'nothing'})."
+            f"(found: {', '.join(sorted(arrays)) or 'nothing'}). {other_key(arrays)}".rstrip()
         )
-    images = NpzImages(path, arrays) if "arr_0" in arrays else None
+    images = require_image_size(NpzImages(path, arrays, key), options) if key in arrays else None
     return Reference(path, images, pool, spatial, _read_provenance(path, arrays), notes)
 
 

@@ -49,20 +49,32 @@ class FeatureExtractor:
         """Dimensions of a pool feature and of a spatial feature, and the number of classes."""
         return self._network.dimensions  # type: ignore[return-value]
 
+    def close(self) -> None:
+        """Release the network and its memory on the device."""
+        del self._network
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def __call__(self, images: np.ndarray) -> Features:
         """Features of one block of images."""
-        (outputs,) = self.stream(iter([images]), read_ahead=False)
-        return Features(*(output.cpu().numpy() for output in outputs))
+        return Features(*(output.cpu().numpy() for output in self.activations(images)))
 
-    def stream(self, blocks: Iterator[np.ndarray], *, read_ahead: bool = True) -> Iterator[Activations]:
+    def activations(self, images: np.ndarray | Tensor) -> Activations:
+        """Outputs of the network on its device for one block of images, uint8 (n, H, W, 3) on any device."""
+        if isinstance(images, Tensor) and (images.device.type == "cpu" or self._resize.on_host):
+            images = images.cpu().numpy()
+        inputs = [images] if isinstance(images, Tensor) else self._inputs(iter([images]))
+        with keep_freed_memory(self.device):
+            (outputs,) = map(self._forward, inputs)
+        return outputs
+
+    def stream(self, blocks: Iterator[np.ndarray]) -> Iterator[Activations]:
         """Outputs of the network on the device, block by block, without waiting for the device.
 
-        blocks: images uint8 (n, H, W, 3); they are read in another thread, ahead of the network, unless
-        `read_ahead` is False.
+        blocks: images uint8 (n, H, W, 3); they are read in another thread, ahead of the network.
         """
-        inputs = self._inputs(blocks)
         with keep_freed_memory(self.device):
-            for images in prefetch(inputs) if read_ahead else inputs:
+            for images in prefetch(self._inputs(blocks)):
                 yield self._forward(images)
 
     def _inputs(self, blocks: Iterator[np.ndarray]) -> Iterator[Tensor]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -27,31 +27,28 @@ from dit_eval.generation.model_lookup import LoadedModel, ObjectSpec, find_model
 from dit_eval.generation.models import ImageModel, Model
 from dit_eval.generation.plan import Plan, choose_settings, make_plan
 from dit_eval.generation.plugins import model_errors
-from dit_eval.generation.rounding import Quantizer
 from dit_eval.generation.shards import ShardFolder, interruption_noted
+from dit_eval.generation.sink import ImageSink, SamplingProgress, evaluation_mode, sample_into
 from dit_eval.runtime.distributed import Rank, StridedShard, broadcast_from_rank0, process_group
 from dit_eval.runtime.malloc import keep_freed_memory
 from dit_eval.runtime.precision import computation, default_precision
+from dit_eval.runtime.rounding import Quantizer
 from dit_eval.version import __version__
 
 _MAX_CLIPPED = 0.01  # share of values out of range above which there is a warning
 
 
-@dataclass(frozen=True)
-class SamplingProgress:
-    """The progress of this process with its share of the work."""
-
-    done: float  # images sampled by this call, including the completed fraction of the current batch
-    total: int  # images that this call samples, with the batches of other processes that it has begun
-    flops: float  # floating-point operations of the network so far, as counted by `dit-eval flops table`
-
-
+@overload
+def generate(model: str | DiTConfig | Model = ..., *, into: None = None, **settings: Any) -> Path: ...
+@overload
+def generate(model: str | DiTConfig | Model = ..., *, into: ImageSink, **settings: Any) -> None: ...
 def generate(
     model: str | DiTConfig | Model = "XL/2",
     *,
     cfg: float | None = None,
     num: int = 50_000,
     out: str | Path = "batch.npz",
+    into: ImageSink | None = None,
     image_size: int | None = None,
     sampler: str | None = None,
     steps: int | str | None = None,
@@ -73,12 +70,15 @@ def generate(
     shard: tuple[int, int] | None = None,
     progress: Callable[[SamplingProgress], None] | None = None,
     **options: Any,
-) -> Path:
+) -> Path | None:
     """Sample a batch of images from a class-conditional model and write it to an .npz file.
 
     `out` holds the images as arr_0, (num, H, W, 3) uint8, and their classes as arr_1, (num,) int64; the JSON
     file beside it records the plan, the environment and the speed. Image i depends only on (seed, i), the
     model and the settings. The same call resumes after an interruption; under torchrun every rank makes it.
+
+    into: an `Evaluator`, which gets the images of the file instead; nothing is written and None returned.
+    Images that it had are forgotten, and modules of the model are in evaluation mode meanwhile.
 
     model, ckpt, image_size, model_args: see `find_model`; vae: "ema", "mse" or a folder; labels: see
     `choose_labels`; cfg_channels: "3", as in DiT's released code, or "all"; cfg_interval: the noise levels σ
@@ -102,6 +102,8 @@ def generate(
     worker, torch_device = StridedShard.of(rank, shard), rank.device(device)
     precision = default_precision(torch_device) if precision is None else precision
     spec = find_model(model, ckpt, image_size, model_args, torch_device)
+    if into is not None and (shard is not None or fresh):
+        raise UsageError("shard and fresh concern a file, and with `into` none is written.")
     settings = choose_settings(
         spec,
         options,
@@ -119,15 +121,25 @@ def generate(
         precision=precision,
         compile=compile,
     )
+    noted = interruption_noted(out, num=num, shard_size=settings["batch_size"])
     with (
-        interruption_noted(out, num=num, shard_size=settings["batch_size"]),
+        noted if into is None else nullcontext(),
+        evaluation_mode(spec.model) if isinstance(spec, ObjectSpec) else nullcontext(),
         keep_freed_memory(torch_device),
         computation(precision, torch_device),
-        torch.inference_mode(),
+        # Tensors that a live model keeps, such as tables, must be usable in training
+        torch.inference_mode() if into is None else torch.no_grad(),
     ):
         loaded = spec.load(torch_device, settings, vae=vae, image_size=image_size)
         plan = make_plan(settings, spec.name, loaded)
         batch_sampler = BatchSampler(loaded.model, plan, torch_device)
+        quantizer = Quantizer(rounding, loaded.model.value_range)
+        decode = _image_decoder(loaded.model, quantizer)
+        if into is not None:
+            into.reset(expected=num)
+            into.describe({"plan": plan.as_json()}, label)
+            sample_into(into, batch_sampler, decode, plan, worker, progress)
+            return None
         shards = ShardFolder(
             out, plan.as_json(), num=num, shard_size=plan.batch_size, image_size=plan.image_size
         )
@@ -135,10 +147,7 @@ def generate(
             _start_over(shards, rank, shard)
         shards.open()
         if not shards.finished():
-            quantizer = Quantizer(rounding, loaded.model.value_range)
-            _sample_missing(
-                batch_sampler, _image_decoder(loaded.model, quantizer), loaded, plan, shards, worker, progress
-            )
+            _sample_missing(batch_sampler, decode, loaded, plan, shards, worker, progress)
             if isinstance(spec, ObjectSpec):
                 _warn_of_clipping(spec.name, quantizer.clipped_share())
             shards.merge(

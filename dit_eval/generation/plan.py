@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from dit_eval.errors import UsageError, require_choices, require_positive
 from dit_eval.generation.model_lookup import LoadedModel, ObjectSpec, Spec
 from dit_eval.generation.models import FlowModel, ImageModel
-from dit_eval.generation.rounding import ROUNDINGS
 from dit_eval.io.assets import sha256
 from dit_eval.runtime.precision import PRECISIONS
+from dit_eval.runtime.rounding import ROUNDINGS
 from dit_eval.sampling.flow_schedules import ADAPTIVE_SOLVERS, STATES
 from dit_eval.sampling.guidance import parse_times
 from dit_eval.sampling.noise import label_words

@@ -1,27 +1,35 @@
-"""Batches of images: sized streams of uint8 N×H×W×3 from an .npz, a folder, a zip or arrays of a program.
+"""Batches of images: sized streams of uint8 N×H×W×3 from an .npz, an .npy, a folder or a zip.
 
 The whole batch is never in memory. Anything but uint8 N×H×W×3 is refused with an error that says what to do.
 """
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
-from itertools import chain, islice
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from dit_eval.errors import BatchError
 from dit_eval.io import npz
+from dit_eval.io.crops import NO_OPTIONS, Crop, ImageOptions
 from dit_eval.io.files import KIND_NAMES, KIND_REMEDIES, FileKind, file_kind
-from dit_eval.io.image_files import FileSet, files_in_folder, files_in_zip
+from dit_eval.io.image_files import (
+    CROPPED,
+    TRAIT_NOTES,
+    DecodedImage,
+    FileSet,
+    count_note,
+    files_in_folder,
+    files_in_zip,
+)
 from dit_eval.runtime.cores import cores_per_process
 
 if TYPE_CHECKING:
@@ -35,10 +43,10 @@ _FIRST = 16  # images of `first_digest`
 _SINGLE = "Pass the folder that holds the images."
 _WEIGHTS = "It holds weights; images are expected here."
 _REMEDIES: dict[FileKind, str] = {
-    "npy": "Write the array of images with np.savez(path, np.load(file)).",
     "png": _SINGLE,
     "jpeg": _SINGLE,
     "webp": _SINGLE,
+    "tiff": _SINGLE,
     "gif": "Save the frames as PNG files in a folder.",
     "torch": _WEIGHTS,
     "safetensors": _WEIGHTS,
@@ -60,14 +68,23 @@ class PixelHash(Protocol):
 class Images(ABC):
     """A sized stream of RGB images of one size.
 
-    path: where they come from; size: (height, width) in pixels; once: they can be read only once, and their
-    number and digest are known only after that; notes: sentences about files that were skipped.
+    path: where they come from; size: (height, width) in pixels; skipped: sentences about files that are not
+    read.
     """
 
     path: Path
     size: tuple[int, int]
-    once: bool = False
-    notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that a reader of the result must know; complete once all images have been read."""
+        return self.skipped
+
+    @property
+    def crop(self) -> str | None:
+        """The name of the crop that changed images, None if none did; known once all have been read."""
+        return None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -100,18 +117,18 @@ class Images(ABC):
 
 
 class NpzImages(Images):
-    """The images of `arr_0` in an npz, streamed from the file."""
+    """The images of one array of an npz, streamed from the file."""
 
-    def __init__(self, path: Path, arrays: dict[str, npz.Member]):
-        if "arr_0" not in arrays:
+    def __init__(self, path: Path, arrays: dict[str, npz.Member], key: str = "arr_0"):
+        if key not in arrays:
             raise BatchError(
-                f"{path}: no array named 'arr_0' (found: {', '.join(sorted(arrays)) or 'nothing'}). "
-                "A batch of samples holds uint8 N×H×W×3 images under 'arr_0'; "
-                "a file of statistics alone can only be the reference."
+                f"{path}: no array named {key!r} (found: {', '.join(sorted(arrays)) or 'nothing'}). "
+                f"A batch of samples holds uint8 N×H×W×3 images under {key!r}; "
+                f"{other_key(arrays) or 'a file of statistics alone can only be the reference.'}"
             )
-        self._array, self._labels = arrays["arr_0"], arrays.get("arr_1")
+        self._array, self._labels = arrays[key], arrays.get("arr_1")
         self.path = path
-        self.size = _image_size(f"{path}: arr_0", self._array.shape, self._array.dtype)
+        self.size = _image_size(f"{path}: {key}", self._array.shape, self._array.dtype)
 
     def __len__(self) -> int:
         return len(self._array)
@@ -130,6 +147,34 @@ class NpzImages(Images):
         if labels is None or labels.shape != (len(self),) or labels.dtype.kind not in "iu":
             return None
         return labels.read()
+
+
+def other_key(arrays: dict[str, npz.Member]) -> str:
+    """What to do where the expected array is missing and exactly one other holds images, else empty."""
+    found = [
+        name
+        for name, array in arrays.items()
+        if array.dtype == np.uint8 and len(array.shape) == 4 and array.shape[3] == 3
+    ]
+    return f"the images seem to be {found[0]!r}: pass --key {found[0]}." if len(found) == 1 else ""
+
+
+class NpyImages(Images):
+    """The images of an npy, which is mapped into memory and never unpickled."""
+
+    def __init__(self, path: Path):
+        self._array = npz.map_npy(path)
+        self.path = path
+        self.size = _image_size(str(path), self._array.shape, self._array.dtype)
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """See Images."""
+        images = self._array[start:stop]
+        for first in range(0, len(images), rows):
+            yield np.array(images[first : first + rows])
 
 
 def _image_size(name: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, int]:
@@ -151,94 +196,61 @@ def _image_size(name: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int
     return shape[1], shape[2]
 
 
-class ArrayImages(Images):
-    """Arrays that a program passes one after another, e.g. from a training loop."""
-
-    path = Path("arrays")
-    once = True
-
-    def __init__(self, arrays: Iterable[np.ndarray]):
-        """arrays: uint8 (n, H, W, 3), one or an iterable of them. Raises BatchError for anything else."""
-        if hasattr(arrays, "__array__"):
-            arrays = [arrays]  # type: ignore[list-item]
-        if not isinstance(arrays, Iterable):
-            raise BatchError(f"samples are {_describe(arrays)}; expected a path, or uint8 arrays N×H×W×3.")
-        self._n, self._sha = 0, hashlib.sha256()
-        if isinstance(arrays, (list, tuple)):
-            arrays = [_as_images(array) for array in arrays]
-            shape = (sum(map(len, arrays)), *(arrays[0].shape[1:] if arrays else ()))
-            self._sha = npz.array_hash(np.dtype(np.uint8), shape)
-        remaining = map(_as_images, arrays)
-        first = next(remaining, None)
-        if first is None:
-            raise BatchError("there are no arrays of samples; expected at least one, uint8 N×H×W×3.")
-        self.size = first.shape[1:3]
-        self._arrays = chain([first], remaining)
-
-    def __len__(self) -> int:
-        return self._n
-
-    def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """See Images; only all of them, and only once."""
-        assert (start, stop) == (0, None)
-        for array in self._arrays:
-            if array.shape[1:3] != self.size:
-                raise BatchError(
-                    f"an array of samples has images of {array.shape[1]}×{array.shape[2]} and the first had "
-                    f"{self.size[0]}×{self.size[1]}; a batch has one size."
-                )
-            self._n += len(array)
-            for first in range(0, len(array), rows):
-                block = np.require(array[first : first + rows], requirements=("C", "W"))  # torch's condition
-                self._sha.update(block.data)
-                yield block
-
-    def digest(self) -> str:
-        """SHA-256 in hex of the pixels that were read.
-
-        That of an npz with these images if their number is known in advance, as for an array, a list or a
-        tuple; else of the pixels alone.
-        """
-        return self._sha.hexdigest()
-
-
-def _as_images(array: Any) -> np.ndarray:
-    """An item of the samples as an array. Raises BatchError if it is not uint8 N×H×W×3."""
-    if not hasattr(array, "__array__"):
-        raise BatchError(
-            f"an item of the samples is {_describe(array)}; expected a uint8 array N×H×W×3. Pass the images "
-            "alone, e.g. (images for images, labels in loader)."
-        )
-    try:
-        converted = np.asarray(array)
-    except (TypeError, ValueError, RuntimeError) as error:  # e.g. a tensor on a CUDA device
-        raise BatchError(f"an item of the samples cannot be converted to an array ({error}).") from None
-    _image_size("an array of samples", converted.shape, converted.dtype)
-    return converted
-
-
-def _describe(value: Any) -> str:
-    return "None" if value is None else f"of type {type(value).__name__}"
-
-
 class ImageFiles(Images):
-    """PNG, JPEG or WebP files of one size, anywhere in a folder or zip, in natural order of their paths."""
+    """PNG, JPEG, TIFF or WebP files anywhere in a folder or zip, in natural order of their paths.
 
-    def __init__(self, files: FileSet):
-        self.path, self.notes = files.path, files.notes
-        self.size = files.decode(files.names[0]).shape[:2]
-        self._files = files
+    All are of one size, or get it by a crop.
+    """
+
+    def __init__(self, files: FileSet, crop: Crop | None = None):
+        self.path, self.skipped = files.path, files.skipped
+        self._files, self._crop = files, crop
+        self._traits: dict[str, set[int]] = {trait: set() for trait in (*TRAIT_NOTES, CROPPED)}
+        self.size = self._note_traits(0, files.decode(files.names[0], crop=crop)).shape[:2]
 
     def __len__(self) -> int:
         return len(self._files.names)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See Images."""
+        classes, names = self._files.class_names(), self._files.names
+        labels = f"{self.path}: the labels are the positions of the {len(classes):,} class folders in sorted "
+        return (
+            *self.skipped,
+            *[f"{labels}order ({classes[0]} … {classes[-1]})." for _ in classes[:1]],
+            *(
+                count_note(self.path, what, [names[index] for index in sorted(self._traits[trait])])
+                for trait, what in TRAIT_NOTES.items()
+                if self._traits[trait]
+            ),
+        )
+
+    @property
+    def crop(self) -> str | None:
+        """See Images."""
+        return self._crop.name if self._crop and self._traits[CROPPED] else None
+
     def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """See Images. Raises BatchError, naming the file, if one is damaged or of another size."""
-        names = self._files.names[start:stop]
-        decoded = map_in_threads(partial(self._files.decode, size=self.size), names, ahead=rows)
-        with closing(decoded):
-            while images := list(islice(decoded, rows)):
+        decode = partial(self._files.decode, size=self.size, crop=self._crop)
+        with closing(map_in_threads(decode, self._files.names[start:stop], ahead=rows)) as decoded:
+            numbered = enumerate(decoded, start)
+            while images := [self._note_traits(*item) for item in islice(numbered, rows)]:
                 yield np.stack(images)
+
+    def labels(self) -> np.ndarray | None:
+        """The index of the class folder in sorted order, as torchvision's ImageFolder has it; see FileSet."""
+        classes = {name: index for index, name in enumerate(self._files.class_names())}
+        if not classes:
+            return None
+        return np.array([classes[PurePosixPath(name).parts[0]] for name in self._files.names], np.int64)
+
+    def _note_traits(self, index: int, image: DecodedImage) -> np.ndarray:
+        """The pixels of an image, whose traits are kept for `notes` and `crop`."""
+        for trait in image.traits:
+            self._traits[trait].add(index)
+        return image.pixels
 
 
 class PixelDigest:
@@ -267,19 +279,35 @@ class PixelDigest:
         return block
 
 
-def open_images(path: Path) -> Images:
-    """The images of an .npz, a folder or a zip, whatever the file is called. Raises BatchError."""
+def open_images(path: Path, options: ImageOptions = NO_OPTIONS) -> Images:
+    """The images of an .npz, an .npy, a folder or a zip, whatever the file is called. Raises BatchError."""
     kind = file_kind(path)
     if kind == "npz":
-        return NpzImages(path, npz.members(path))
-    if kind == "folder":
-        return ImageFiles(files_in_folder(path))
-    if kind in ("zip", "damaged-zip", "missing", "unreadable"):
-        return ImageFiles(files_in_zip(path))
-    raise BatchError(
-        f"{path} is {KIND_NAMES[kind]}; expected an .npz, a folder or a zip of images. "
-        + (_REMEDIES | KIND_REMEDIES).get(kind, "Write an array of images with np.savez(path, images).")
-    )
+        images = NpzImages(path, npz.members(path), options.key)
+    elif kind == "npy":
+        images = NpyImages(path)
+    elif kind == "folder":
+        images = ImageFiles(files_in_folder(path), options.file_crop())
+    elif kind in ("zip", "damaged-zip", "missing", "unreadable"):
+        images = ImageFiles(files_in_zip(path), options.file_crop())
+    else:
+        raise BatchError(
+            f"{path} is {KIND_NAMES[kind]}; expected an .npz, an .npy, a folder or a zip of images. "
+            + (_REMEDIES | KIND_REMEDIES).get(kind, "Write an array of images with np.savez(path, images).")
+        )
+    return require_image_size(images, options)
+
+
+def require_image_size(images: Images, options: ImageOptions) -> Images:
+    """The same images, if they have the size that the options name, if any. Raises BatchError."""
+    size = options.image_size
+    if size is not None and images.size != (size, size):
+        raise BatchError(
+            f"{images.path}: its images are {images.size[1]}×{images.size[0]}, and --image-size is {size}. "
+            "Only files in a folder or a zip are cropped to this size, with --crop adm or center; images in "
+            "arrays must have it. Leave out --image-size, or make the array again."
+        )
+    return images
 
 
 def prefetch(items: Iterator[T], depth: int = 2) -> Iterator[T]:

@@ -16,10 +16,10 @@ from dit_eval.errors import DitEvalError, ResultError
 
 FileKind = Literal[
     "missing", "unreadable", "folder", "npz", "torch", "zip", "damaged-zip", "safetensors", "pickle", "npy",
-    "gzip", "tar", "png", "jpeg", "webp", "gif", "git-lfs", "html", "json", "unknown",
+    "gzip", "tar", "png", "jpeg", "webp", "tiff", "gif", "git-lfs", "html", "json", "unknown",
 ]  # fmt: skip
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 KIND_NAMES: dict[FileKind, str] = {
     "missing": "missing",
@@ -37,6 +37,7 @@ KIND_NAMES: dict[FileKind, str] = {
     "png": "a single PNG image",
     "jpeg": "a single JPEG image",
     "webp": "a single WebP image",
+    "tiff": "a single TIFF image",
     "gif": "a GIF image",
     "git-lfs": "a pointer to a file in Git LFS",
     "html": "a web page",
@@ -59,6 +60,7 @@ _SIGNATURES: dict[FileKind, bytes] = {  # regular expressions for the first 512 
     "png": rb"\x89PNG\r\n\x1a\n",
     "jpeg": rb"\xff\xd8\xff",
     "webp": rb"RIFF.{4}WEBP",
+    "tiff": rb"II[*+]\x00|MM\x00[*+]",
     "gif": rb"GIF8[79]a",
     "git-lfs": rb"version https://git-lfs",
     "html": rb"\s*(?i:<!doctype html|<html)",

@@ -1,7 +1,9 @@
 """Image files in a folder or a zip: which of them count, in which order, and how one is read and decoded.
 
 Files and archives come from anywhere. Sizes are compared with limits before a file is read or decoded, and
-only PNG, JPEG and WebP are decoded, whatever the files are called.
+only PNG, JPEG, TIFF and WebP are decoded, whatever the files are called. What is not plain 8-bit RGB is taken
+as ADM's loader takes it, `Image.convert("RGB")`, where that loses nothing that a viewer would show; each kind
+of such images gets a note.
 """
 
 from __future__ import annotations
@@ -10,74 +12,151 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dit_eval.errors import BatchError
+from dit_eval.io.crops import Crop
 from dit_eval.io.files import IMAGE_SUFFIXES, KIND_NAMES, KIND_REMEDIES, signature_kind
 from dit_eval.io.npz import errors_as_batch_error, require_plausible_size
 
-_FORMATS = ("PNG", "JPEG", "WEBP")
-_MODES = ("RGB", "L", "P", "1")
+_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP")
+_MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK")
 _MAX_FILE_BYTES = 1 << 26  # 64 MiB: a PNG of 4096×4096 pixels of noise has 50 MB
 _MACOS_FOLDER = "__MACOSX"  # of metadata, in zips made on macOS
+
+CROPPED = "cropped"  # a trait without a note: records name the crop
+TRAIT_NOTES = {  # what is known of an image once it is decoded → the note about all such images
+    "grey": "grey images are used with three equal channels",
+    "opaque": "alpha channels without transparency are dropped",
+    "cmyk": "CMYK images are converted to RGB without a colour profile, as by ADM's loader",
+    "16-bit": "images of 16 bits per channel are used with the upper 8, as by ADM's loader",
+    "rotated": "rotations in EXIF data are not applied, as by ADM's loader",
+}
+
+
+class DecodedImage(NamedTuple):
+    """The pixels of an image, uint8 (H, W, 3), and its traits: keys of TRAIT_NOTES, or CROPPED."""
+
+    pixels: np.ndarray
+    traits: list[str]
 
 
 @dataclass(frozen=True)
 class FileSet:
     """The image files at `path`: their names in natural order, `read` for the bytes of one of them by name.
 
-    notes: a sentence about each kind of file that looks like an image and was skipped.
+    skipped: a sentence about each kind of file that looks like an image and was skipped.
     """
 
     path: Path
     names: list[str]
-    notes: tuple[str, ...]
+    skipped: tuple[str, ...]
     read: Callable[[str], bytes]
 
-    def decode(self, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The pixels of an image, uint8 (H, W, 3). Raises BatchError, naming the file, if it cannot be used.
+    def class_names(self) -> list[str]:
+        """The folders at the first level if they are classes, sorted as by torchvision's ImageFolder.
 
-        size: the expected (height, width), compared before anything is decoded; None accepts any.
+        They are if there are at least two and every image is in one; else the list is empty.
+        """
+        parts = [PurePosixPath(name).parts for name in self.names]
+        folders = sorted({first for first, *_ in parts})
+        return folders if len(folders) > 1 and all(len(inside) > 1 for inside in parts) else []
+
+    def decode(
+        self, name: str, size: tuple[int, int] | None = None, crop: Crop | None = None
+    ) -> DecodedImage:
+        """An image, after its crop if there is one. Raises BatchError, naming the file, if it cannot be used.
+
+        size: without a crop the expected (height, width), compared before anything is decoded; None accepts
+        any.
         """
         with errors_as_batch_error(self.path):
             content = self.read(name)
         try:
             with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-                self._require_usable(name, image, size)
-                return np.asarray(image.convert("RGB"))
+                self._require_usable(name, image, None if crop else size, crop)
+                deep = any(";16" in str(tile) for tile in image.tile)
+                image.load()
+                rgb, traits = self._to_rgb(name, image)
+                traits += ["16-bit"] * deep + ["rotated"] * _ignores_rotation(image)
+                if crop is None:
+                    return DecodedImage(np.asarray(rgb), traits)
+                return DecodedImage(crop(rgb), traits + [CROPPED] * (rgb.size != (crop.size, crop.size)))
         except BatchError:
             raise
         except UnidentifiedImageError:
             kind = signature_kind(content[:512])
             raise BatchError(
-                f"{self.path}: {name} is {KIND_NAMES[kind]}; expected PNG, JPEG or WebP. "
+                f"{self.path}: {name} is {KIND_NAMES[kind]}; expected PNG, JPEG, TIFF or WebP. "
                 + KIND_REMEDIES.get(kind, "Convert or remove it.")
             ) from None
         except Exception as error:  # what Pillow raises for damaged files has no common base
             raise BatchError(f"{self.path}: {name} cannot be decoded ({error}).") from None
 
-    def _require_usable(self, name: str, image: Image.Image, size: tuple[int, int] | None) -> None:
-        if image.mode not in _MODES or "transparency" in image.info:
+    def _require_usable(
+        self, name: str, image: Image.Image, size: tuple[int, int] | None, crop: Crop | None
+    ) -> None:
+        """Compare what the header says with what can be used, before anything is decoded."""
+        if image.mode.startswith("I;16"):
             raise BatchError(
-                f"{self.path}: {name} has mode {image.mode}; expected three 8-bit colours and no "
-                "transparency. Convert it to RGB first."
+                f"{self.path}: {name} has 16-bit grey levels; expected 8 bits per channel. Convert it first, "
+                "e.g. np.round(levels / 257).astype(np.uint8) if its levels fill the range 0…65535."
             )
+        if image.mode not in _MODES:
+            raise BatchError(
+                f"{self.path}: {name} has mode {image.mode}; expected RGB, grey, palette or CMYK of at most "
+                "8 bits per channel. Convert it to RGB first."
+            )
+        if image.format == "TIFF" and getattr(image, "is_animated", False):
+            raise BatchError(f"{self.path}: {name} has several pages; expected one. Save each as a file.")
         if size is not None and (image.height, image.width) != size:
             raise BatchError(
                 f"{self.path}: {name} is {image.width}×{image.height} and {self.names[0]} is "
-                f"{size[1]}×{size[0]}; a batch has one size. Resize or remove it."
+                f"{size[1]}×{size[0]}; a batch has one size. Crop all images to one of N×N with "
+                "--image-size N (`dit-eval fid`, `ref make`), or remove it."
             )
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
+        limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
+        if limit is not None and pixels > limit:
             raise BatchError(
                 f"{self.path}: {name} is {image.width}×{image.height}, more than {limit:,} pixels. "
                 "Resize or remove it."
             )
+        if crop and limit is not None and pixels * (crop.size / min(image.size)) ** 2 > limit:
+            raise BatchError(
+                f"{self.path}: {name} is {image.width}×{image.height}, and with a short side of {crop.size} "
+                f"it has more than {limit:,} pixels. Crop or remove it."
+            )
+
+    def _to_rgb(self, name: str, image: Image.Image) -> tuple[Image.Image, list[str]]:
+        """A loaded image as RGB, and its traits. Raises BatchError if a pixel is transparent."""
+        traits = ["grey"] * (image.mode in ("L", "LA", "1")) + ["cmyk"] * (image.mode == "CMYK")
+        if not image.has_transparency_data:
+            return image.convert("RGB"), traits
+        image = image.convert("RGBA")
+        if np.asarray(image.getchannel("A")).min() < 255:
+            raise BatchError(
+                f"{self.path}: {name} has transparent pixels; expected three 8-bit colours and no "
+                "transparency. Put it on a background first, e.g. a white one."
+            )
+        return image.convert("RGB"), [*traits, "opaque"]
+
+
+def _ignores_rotation(image: Image.Image) -> bool:
+    """True if the EXIF data of a loaded image ask for a rotation or a mirror image.
+
+    Never for TIFF: Pillow applies its orientation, and removes the tag, when it loads the image.
+    """
+    orientation = 1
+    with suppress(Exception):  # what Pillow raises for damaged EXIF data has no common base
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation in range(2, 9)
 
 
 def files_in_folder(path: Path) -> FileSet:
@@ -125,8 +204,7 @@ def _file_set(
     hidden = [name for name in ordered if _is_hidden(name)]
     visible = [name for name in ordered if not _is_hidden(name)]
     notes = tuple(
-        f"{path}: {what} are skipped: {len(found):,} ({', '.join(sorted(found)[:3])}"
-        f"{', …' if len(found) > 3 else ''})."
+        count_note(path, f"{what} are skipped", sorted(found))
         for what, found in ({"hidden files": hidden} | skipped).items()
         if found
     )
@@ -135,6 +213,11 @@ def _file_set(
             " ".join([f"{path}: no image in it (looked for {', '.join(IMAGE_SUFFIXES)}).", *notes])
         )
     return FileSet(path, visible, notes, read)
+
+
+def count_note(path: Path, what: str, names: Sequence[str]) -> str:
+    """A sentence about some files, with their number and the first three names."""
+    return f"{path}: {what}: {len(names):,} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})."
 
 
 def _is_image(name: str) -> bool:

@@ -235,14 +235,28 @@ def members(path: Path, load: Collection[str] = ()) -> dict[str, Member]:
                 with archive.open(info) as stream:
                     shape, dtype, header = _npy_header(path, name, stream)
                     claimed = len(header) + dtype.itemsize * math.prod(shape)
-                    if claimed != info.file_size:
-                        raise BatchError(
-                            f"{path}: {name!r} claims {claimed:,} bytes and holds {info.file_size:,}; "
-                            "the file is damaged. Make or fetch it again."
-                        )
+                    _require_claimed_size(path, name, claimed, info.file_size)
                     loaded = _read_array(stream, shape, dtype) if name in load else None
                 found[name] = Member(path, name, shape, dtype, header, info, loaded)
     return found
+
+
+def map_npy(path: Path) -> np.ndarray:
+    """The array of an .npy, memory-mapped. Raises BatchError if damaged, pickled or in Fortran order."""
+    with errors_as_batch_error(path):
+        with path.open("rb") as file:
+            shape, dtype, header = _npy_header(path, path.stem, file)
+            size = file.seek(0, os.SEEK_END)
+        _require_claimed_size(path, path.stem, len(header) + dtype.itemsize * math.prod(shape), size)
+        return np.load(path, mmap_mode="r" if math.prod(shape) else None, allow_pickle=False)
+
+
+def _require_claimed_size(path: Path, name: str, claimed: int, size: int) -> None:
+    if claimed != size:
+        raise BatchError(
+            f"{path}: {name!r} claims {claimed:,} bytes and holds {size:,}; the file is damaged. "
+            "Make or fetch it again."
+        )
 
 
 def _npy_header(path: Path, name: str, stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bytes]:

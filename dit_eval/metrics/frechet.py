@@ -7,7 +7,7 @@ import numpy as np
 from dit_eval.errors import StatisticsError
 from dit_eval.metrics.blocks import SupportsSlicing, row_blocks
 from dit_eval.metrics.gaussian import Gaussian
-from dit_eval.metrics.linalg import Array, Linalg, linalg_on
+from dit_eval.metrics.linalg import linalg_on
 
 _JITTER = 1e-6
 
@@ -27,9 +27,7 @@ def frechet_distance(a: Gaussian, b: Gaussian, device: str = "cpu") -> float:
         )
     shift = a.mean - b.mean
     trace = np.trace(a.covariance) + np.trace(b.covariance)
-    linalg = linalg_on(device)
-    root = _trace_of_root(linalg, linalg.array(a.covariance), linalg.array(b.covariance))
-    return float(shift @ shift + trace - 2 * root)
+    return float(shift @ shift + trace - 2 * _trace_of_root(a, b, device))
 
 
 def frechet_influence(
@@ -45,7 +43,7 @@ def frechet_influence(
     Source: derivative of the Bures metric; infinitesimal jackknife as in Jaeckel 1972.
     """
     linalg = linalg_on(device)
-    factor = linalg.factor(linalg.array(samples.covariance))
+    factor = samples.factor(device)
     values, vectors = linalg.eigh(factor.T @ linalg.array(reference.covariance) @ factor)
     root = vectors * values.clip(0) ** 0.25
     half = linalg.pseudo_inverse(factor).T @ root
@@ -58,26 +56,28 @@ def frechet_influence(
     return influence - influence.mean()
 
 
-def _trace_of_root(linalg: Linalg, a: Array, b: Array) -> float:
-    """tr (AB)^½; where that is not finite, of A + 1e-6·I and B + 1e-6·I."""
-    root = _sum_of_roots(linalg, a, b)
+def _trace_of_root(a: Gaussian, b: Gaussian, device: str) -> float:
+    """tr (AB)^½ of the covariances; where that is not finite, of A + 1e-6·I and B + 1e-6·I."""
+    root = _sum_of_roots(a, b, device)
     if not np.isfinite(root):
-        jitter = _JITTER * linalg.eye(len(a))
-        root = _sum_of_roots(linalg, a + jitter, b + jitter)
+        jitter = _JITTER * np.eye(len(a.mean))
+        a, b = (Gaussian(side.mean, side.covariance + jitter) for side in (a, b))
+        root = _sum_of_roots(a, b, device)
     if not np.isfinite(root):
         raise StatisticsError("the product of the covariances has no finite square root.")
     return root
 
 
-def _sum_of_roots(linalg: Linalg, a: Array, b: Array) -> float:
+def _sum_of_roots(a: Gaussian, b: Gaussian, device: str) -> float:
     """Σ √λ over the eigenvalues of AB, which are those of the symmetric LᵀBL for any A = LLᵀ.
 
     The matrix of lower rank is factored: every null direction left in the product adds rounding noise.
     """
+    linalg = linalg_on(device)
     try:
-        sides = (linalg.factor(a), b), (linalg.factor(b), a)
+        sides = (a.factor(device), b.covariance), (b.factor(device), a.covariance)
         factor, other = min(sides, key=lambda side: side[0].shape[1])
-        eigenvalues = linalg.eigvalsh(factor.T @ other @ factor)
+        eigenvalues = linalg.eigvalsh(factor.T @ linalg.array(other) @ factor)
     except linalg.error:
         return float("nan")
     return float((eigenvalues.clip(0) ** 0.5).sum())

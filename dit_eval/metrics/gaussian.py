@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.linalg.blas import dsyrk  # pyright: ignore[reportAttributeAccessIssue]
 
 from dit_eval.errors import StatisticsError
-from dit_eval.metrics.linalg import Array
+from dit_eval.metrics.linalg import Array, linalg_on
 
 UPDATE_ROWS = 1024  # rows of one rank-k update; fixed, so that sums do not depend on the batch size
 
@@ -22,6 +22,7 @@ class Gaussian:
 
     mean: np.ndarray
     covariance: np.ndarray
+    _factors: dict[str, Array] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         mean, covariance = self.mean, self.covariance
@@ -32,6 +33,13 @@ class Gaussian:
             )
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise StatisticsError("the statistics contain NaN or infinity; make them again from the images.")
+
+    def factor(self, device: str) -> Array:
+        """L (D, r), on the device, with LLᵀ the covariance; computed once. See `Linalg.factor`."""
+        if device not in self._factors:
+            linalg = linalg_on(device)
+            self._factors[device] = linalg.factor(linalg.array(self.covariance))
+        return self._factors[device]
 
 
 def moments_on(device: str, dimension: int) -> Moments:

@@ -70,12 +70,14 @@ class InceptionScore:
         for index, rows in self.chunks(start, len(probabilities)):
             self.add(index, ScoreSums.of(probabilities[rows]))
 
-    def chunks(self, start: int, n: int) -> Iterator[tuple[int, slice]]:
-        """How images start…start+n of the file are divided among the chunks: (index of a chunk, images)."""
-        stop = start + n
-        for index in range(start // self.chunk, -(-stop // self.chunk)):
-            first, last = max(start, index * self.chunk), min(stop, (index + 1) * self.chunk)
-            yield index, slice(first - start, last - start)
+    def chunks(self, start: int, n: int, stride: int = 1) -> Iterator[tuple[int, slice]]:
+        """How images start, start + stride, … of the file are divided: (index of a chunk, which of the n)."""
+        first = 0
+        while first < n:
+            index = (start + first * stride) // self.chunk
+            stop = min(n, -(-((index + 1) * self.chunk - start) // stride))
+            yield index, slice(first, stop)
+            first = stop
 
     def add(self, index: int, sums: ScoreSums) -> None:
         """Add the sums of further images of chunk `index`."""

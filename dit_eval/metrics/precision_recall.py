@@ -73,26 +73,52 @@ class PrecisionRecall:
         return (recalls - recalls.mean()) * np.sqrt(len(recalls) * SHARE / (1 - SHARE))
 
 
+class Manifold:
+    """Features (N, D), float32, and the radii of their balls: one reference for several sets of samples.
+
+    For the parameters and errors see `precision_recall`.
+    """
+
+    def __init__(
+        self, name: str, features: np.ndarray, k: int = 3, device: str = "cpu", float16: bool = False
+    ) -> None:
+        require_points(name, len(features), k)
+        with computation("fp32", torch.device(device)):
+            points = _Float16Points if float16 else _Points
+            self.points = points(name, torch.from_numpy(features).to(device))
+            self.radii = _nearest(self.points, k + 1).distances[:, k]
+        self.k, self.device, self.float16 = k, device, float16
+
+
 def precision_recall(
-    reference: np.ndarray, samples: np.ndarray, k: int = 3, device: str = "cpu", float16: bool = False
+    reference: np.ndarray | Manifold,
+    samples: np.ndarray,
+    k: int = 3,
+    device: str = "cpu",
+    float16: bool = False,
+    *,
+    intervals: bool = True,
 ) -> PrecisionRecall:
     """Precision and recall of samples (M, D) against reference (N, D), float32 features.
 
     The radius of an image's ball is the distance to its k-th nearest neighbour in its own set, itself not
     counted; the boundary belongs to the ball. float16: reproduce ADM's evaluator on a GPU, where terms are
     rounded to float16 and sums accumulate in float32; otherwise float32, equal to float64 to about one image.
+    reference: also its `Manifold` of the same k, device and arithmetic; intervals: False leaves out the
+    recalls of subsets, of which the interval of recall is made.
     Raises StatisticsError if a set has fewer than k + 1 images or features that are not finite.
     Source: Kynkäänniemi et al. 2019; blocks and fallback as in ADM's evaluator.
     """
-    for name, features in (("reference", reference), ("samples", samples)):
-        require_points(name, len(features), k)
+    require_points("samples", len(samples), k)
+    if not isinstance(reference, Manifold):
+        reference = Manifold("reference", reference, k, device, float16)
+    assert (reference.k, reference.device, reference.float16) == (k, device, float16)
     with computation("fp32", torch.device(device)):
         points = _Float16Points if float16 else _Points
         return _precision_recall(
-            points("reference", torch.from_numpy(reference).to(device)),
+            reference,
             points("samples", torch.from_numpy(samples).to(device)),
-            k,
-            with_subsets=not float16 and len(samples) >= 2 * (k + 1),
+            with_subsets=intervals and not float16 and len(samples) >= 2 * (k + 1),
         )
 
 
@@ -101,14 +127,11 @@ def squared_radii(features: np.ndarray, k: int = 3, device: str = "cpu", float16
 
     As `precision_recall` computes it. Raises StatisticsError for features that are not finite.
     """
-    points = _Float16Points if float16 else _Points
-    with computation("fp32", torch.device(device)):
-        nearest = _nearest(points("set", torch.from_numpy(features).to(device)), k + 1)
-        return nearest.distances[:, k].cpu().numpy()
+    return Manifold("set", features, k, device, float16).radii.cpu().numpy()
 
 
-def _precision_recall(reference: _Points, samples: _Points, k: int, with_subsets: bool) -> PrecisionRecall:
-    reference_radii = _nearest(reference, k + 1).distances[:, k]
+def _precision_recall(manifold: Manifold, samples: _Points, with_subsets: bool) -> PrecisionRecall:
+    reference, reference_radii, k = manifold.points, manifold.radii, manifold.k
     neighbours = _nearest(samples, _NEIGHBOURS if with_subsets else k + 1)
     sample_radii, reach = neighbours.distances[:, k], neighbours.distances[:, -1]
     samples_inside = torch.zeros_like(sample_radii, dtype=torch.bool)

@@ -37,6 +37,8 @@ def meaning(protocol: Section, samples: Section, reference: Section) -> dict[str
     fields["reference.images"] = reference.get("digest")
     fields["samples.n"] = samples["n"]
     fields["samples.size"] = list(samples["size"])
+    if samples.get("crop"):  # that of the reference shows in the digests
+        fields["samples.crop"] = samples["crop"]
     plan = samples.get("plan") or {}
     fields |= {f"plan.{key}": value for key, value in plan.items() if key not in _IDENTITY}
     return fields

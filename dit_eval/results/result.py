@@ -108,6 +108,19 @@ class Result:
         write_text(Path(path), self.to_json() + "\n")
         return Path(path)
 
+    def scalars(self, prefix: str = "") -> dict[str, float]:
+        """Every metric and, as NAME_half_width, half of its 95 % interval, for loggers of training runs.
+
+        >>> result.scalars("eval/")
+        {'eval/fid': 9.62, 'eval/fid_half_width': 0.11, …}
+        """
+        scalars = {}
+        for name, value in self.metrics.items():
+            scalars[prefix + name] = value
+            if ends := self.intervals.get(name):
+                scalars[f"{prefix}{name}_half_width"] = (ends["high"] - ends["low"]) / 2
+        return scalars
+
     @property
     def name(self) -> str:
         """The label; without one, model and guidance of the samples, or their file name."""

@@ -43,6 +43,7 @@ SECTIONS: Mapping[str, Rule] = {
         "path": text,
         "n": count,
         "size": size,
+        "crop": optional(text),
         **{key: optional(rule) for key, rule in RECORD.items()},
     },
     "reference": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dit_eval.results.result import Result
 
-# Phrases of the evaluation's warnings (see `evaluation.pipeline`): too few images, sorted by class
+# Phrases of the evaluation's warnings (see `evaluation.measurement`): too few images, sorted by class
 _FATAL = ("the covariance is rank-deficient", "looks sorted by class")
 _CUSTOM = (
     "The weights of the feature network are custom, so these are not the numbers of the literature: compare "

@@ -1,23 +1,25 @@
 """The rank of this process under torchrun, its share of the work, and the exchange of arrays with rank 0.
 
-torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process. A rank sends its arrays to
-rank 0 and goes on; it waits for other ranks only before it reads what they have written.
+torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without them, and without a process group of the calling
+program, there is one process. A rank sends its arrays to rank 0 and goes on; it waits for other ranks only
+before it reads what they have written. All arrays are exchanged in host memory, by gloo.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from dit_eval.errors import UsageError
+from dit_eval.errors import RankError, UsageError
 
 _TIMEOUT = timedelta(hours=12)  # generous: ranks may be slow, and torchrun ends the job when one dies
 
@@ -32,10 +34,13 @@ class Rank:
 
     @classmethod
     def from_environment(cls) -> Rank:
-        """The rank that torchrun has set, or that of a single process.
+        """The rank in the program's process group, else that set by torchrun, else that of a single process.
 
         Raises UsageError for variables that contradict each other or are not numbers.
         """
+        if dist.is_available() and dist.is_initialized():
+            index, local = dist.get_rank(), os.environ.get("LOCAL_RANK", "")
+            return cls(index, dist.get_world_size(), int(local) if local.isdecimal() else index)
         defaults = {"RANK": "", "WORLD_SIZE": "", "LOCAL_RANK": "0"}
         found = {name: os.environ[name] for name in defaults if os.environ.get(name)}
         if "RANK" not in found and "WORLD_SIZE" not in found:
@@ -103,19 +108,62 @@ def process_group(rank: Rank) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+_host_groups: WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = WeakKeyDictionary()
+
+
+def _host_group() -> dist.ProcessGroup:
+    """The process group, or one of the same ranks where it cannot exchange host memory, as with nccl.
+
+    Every rank makes the first call at the same place.
+    """
+    default = dist.group.WORLD
+    assert default is not None
+    if "cpu" in dist.get_backend_config(default):
+        return default
+    if default not in _host_groups:
+        group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+        assert isinstance(group, dist.ProcessGroup)
+        _host_groups[default] = group
+    return _host_groups[default]
+
+
 def wait_for_all(rank: Rank) -> None:
     """Return once every rank has made this call."""
     if rank.count > 1:
-        dist.barrier()
+        dist.barrier(_host_group())
 
 
 def broadcast_from_rank0(rank: Rank, value: bool) -> bool:
     """Rank 0's value, on every rank."""
     if rank.count == 1:
         return value
-    tensor = torch.tensor([value])
-    dist.broadcast(tensor, 0)
+    tensor = torch.tensor([value], device="cpu")
+    dist.broadcast(tensor, 0, _host_group())
     return bool(tensor)
+
+
+def from_rank0(rank: Rank, function: Callable[[], str]) -> str:
+    """What `function` returns on rank 0, on every rank; if it raises there, the others raise RankError."""
+    if rank.count == 1:
+        return function()
+    text, failure = "", None
+    if rank.index == 0:
+        try:
+            text = function()
+        except BaseException as error:
+            text, failure = f"{type(error).__name__}: {error}", error
+    content = np.frombuffer(text.encode(), np.uint8)
+    header = torch.tensor([len(content), failure is not None], device="cpu")
+    dist.broadcast(header, 0, _host_group())
+    length, failed = map(int, header)
+    received = torch.from_numpy(content.copy() if rank.index == 0 else np.empty(length, np.uint8))
+    dist.broadcast(received, 0, _host_group())
+    if failure:
+        raise failure
+    text = received.numpy().tobytes().decode()
+    if failed:
+        raise RankError(f"rank 0 failed ({text}).")
+    return text
 
 
 def sum_to_rank0(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -125,7 +173,7 @@ def sum_to_rank0(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """
     sums = {name: np.array(array, order="C") for name, array in arrays.items()}
     for array in sums.values():
-        dist.reduce(torch.from_numpy(array), 0)
+        dist.reduce(torch.from_numpy(array), 0, group=_host_group())
     return sums
 
 
@@ -134,21 +182,24 @@ def gather_to_rank0(rank: Rank, arrays: Mapping[str, np.ndarray]) -> list[dict[s
 
     All ranks pass the same names and dtypes; shapes may differ in the first axis.
     """
+    if rank.count == 1:
+        return [dict(arrays)]
+    group = _host_group()
     if rank.index > 0:
         for array in arrays.values():
-            dist.send(torch.tensor(array.shape[:1], dtype=torch.int64), 0)
+            dist.send(torch.tensor(array.shape[:1], dtype=torch.int64, device="cpu"), 0, group)
             if array.size:
-                dist.send(torch.from_numpy(np.ascontiguousarray(array)), 0)
+                dist.send(torch.from_numpy(np.require(array, requirements=("C", "W"))), 0, group)
         return []
     gathered = [dict(arrays)]
     for sender in range(1, rank.count):
         received = {}
         for name, own in arrays.items():
-            rows = torch.empty(1, dtype=torch.int64)
-            dist.recv(rows, sender)
+            rows = torch.empty(1, dtype=torch.int64, device="cpu")
+            dist.recv(rows, sender, group)
             tensor = torch.from_numpy(np.empty((int(rows), *own.shape[1:]), own.dtype))
             if tensor.numel():
-                dist.recv(tensor, sender)
+                dist.recv(tensor, sender, group)
             received[name] = tensor.numpy()
         gathered.append(received)
     return gathered

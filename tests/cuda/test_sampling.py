@@ -23,9 +23,9 @@ from dit_eval.diagnostics.recorded import dit_weights
 from dit_eval.dit import DiT
 from dit_eval.generation.decode import AsyncDecoder
 from dit_eval.generation.pipeline import generate
-from dit_eval.generation.rounding import Quantizer
 from dit_eval.io.assets import sha256
 from dit_eval.runtime.precision import computation
+from dit_eval.runtime.rounding import Quantizer
 from dit_eval.sampling import SAMPLERS
 from dit_eval.sampling.guidance import Denoiser, guided
 from dit_eval.sampling.noise import ImageNoise, normals

@@ -221,6 +221,30 @@ def test_the_record_of_a_batch_is_taken_in_if_it_is_of_these_images_and_is_never
     assert "plan" not in json.loads((tmp_path / "result.json").read_text())["samples"]
 
 
+def test_photographs_of_any_size_are_a_reference_and_samples(tmp_path: Path) -> None:
+    from PIL import Image
+
+    photographs = tmp_path / "photographs"
+    for number in range(12):
+        inside = photographs / f"n{number % 2}"
+        inside.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image("reference", number, 32)[: 20 + number]).save(inside / f"{number}.png")
+    options = ("--image-size", 8, "--crop", "center", "--protocol", "digits", "--device", "cpu")
+    made = dit_eval("ref", "make", photographs, "--out", tmp_path / "ref.npz", *options)
+    assert made.returncode == 0, made.stderr
+    assert made.stderr.count("Warning: ") == 1
+    assert "2 class folders in sorted order (n0 … n1)" in made.stderr
+    run = dit_eval("fid", photographs, tmp_path / "ref.npz", *options, "--json", "-")
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout)
+    assert result["samples"]["crop"] == result["reference"]["provenance"]["crop"] == "center"
+    assert result["samples"]["digest"] == result["reference"]["digest"]
+    assert result["metrics"]["fid"] == pytest.approx(0, abs=1e-6)
+    uncropped = dit_eval("fid", photographs, tmp_path / "ref.npz", *options[4:])
+    assert_one_sentence(uncropped)
+    assert "--image-size" in uncropped.stderr
+
+
 @pytest.mark.slow
 def test_ranks_put_classes_and_what_lies_inside_together_as_one_process_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

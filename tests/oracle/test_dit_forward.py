@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from dit_eval.diagnostics.recorded import dit_weights
+from dit_eval.diagnostics.recorded.networks import recorded_frequencies
+from dit_eval.dit.model import TimestepEmbedder, sinusoids
 from tests.recorded import golden_model, recorded_tensor
 
 TOLERANCE = 2e-6  # of the largest value: what fused attention differs from plain attention
@@ -53,3 +57,15 @@ def test_parameters_have_the_names_and_shapes_of_the_public_checkpoints(name):
     facts = dit_weights.CONFIGS[name]
     tokens = (facts.input_size // facts.patch_size) ** 2
     assert ours == dit_weights.shapes(facts) | {"pos_embed": (1, tokens, facts.hidden_size)}
+
+
+def test_frequencies_of_the_time_are_the_originals_up_to_the_last_bit():
+    """Processors differ in the last bit of a float32 exponential, ours is that of float64."""
+    theirs = recorded_frequencies()
+    ours = TimestepEmbedder(96).frequencies(torch.device("cpu"))
+    times = torch.tensor([0.0, 1.0, 500.0, 999.0])
+    recorded = recorded_tensor("dit", "small_t_frequencies")
+    assert (sinusoids(times, theirs) - recorded).abs().max() <= 2**-24  # one rounding of a cosine
+    exact = torch.exp(torch.arange(128).float().mul(-math.log(10_000) / 128).double())
+    torch.testing.assert_close(ours.double(), exact, rtol=2**-24, atol=0)
+    torch.testing.assert_close(ours, theirs, rtol=2**-23, atol=0)

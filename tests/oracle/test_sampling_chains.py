@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dit_eval.diagnostics.recorded import dit_weights
-from dit_eval.generation.rounding import Quantizer
+from dit_eval.runtime.rounding import Quantizer
 from dit_eval.sampling.diffusion import ddim, ddpm
 from dit_eval.sampling.guidance import Denoiser, guided
 from dit_eval.sampling.schedules import diffusion_schedule, linear_betas, respaced, spaced_timesteps

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from dit_eval.features.network import Activations
 from dit_eval.io import assets
 from dit_eval.io.batches import open_images
 from dit_eval.io.cache import features_limit, features_path, list_cache, store_features
-from dit_eval.io.image_files import FileSet
+from dit_eval.io.image_files import DecodedImage, FileSet
 from dit_eval.io.npz import Rows, write_npz
 from dit_eval.results.result import Result
 from dit_eval.runtime.distributed import Rank
@@ -197,9 +198,9 @@ def test_every_image_file_is_decoded_once(
         Image.fromarray(image).save(tmp_path / f"{number}.png")
     decode, decoded = FileSet.decode, []
 
-    def count(files: FileSet, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    def count(files: FileSet, name: str, **options: Any) -> DecodedImage:
         decoded.append(name)
-        return decode(files, name, size)
+        return decode(files, name, **options)
 
     monkeypatch.setattr(FileSet, "decode", count)
     evaluated(tmp_path, cache=cache)

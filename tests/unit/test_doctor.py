@@ -20,7 +20,7 @@ from dit_eval.evaluation.extraction import load_extraction
 from dit_eval.evaluation.pipeline import make_reference
 from dit_eval.evaluation.references import open_reference
 from dit_eval.io.assets import folder
-from dit_eval.io.batches import ArrayImages
+from dit_eval.io.batches import open_images
 
 DIGITS = folder("reference_stats") / "digits.npz"
 Arrays = dict[str, np.ndarray]
@@ -185,11 +185,12 @@ def test_swapped_channels_are_an_error_and_other_brightness_or_contrast_a_warnin
 
 @pytest.mark.parametrize("n", [40, 100])
 def test_random_subsets_of_one_data_set_have_the_same_colours(
-    photographs: np.ndarray, digits: Arrays, n: int
+    photographs: np.ndarray, digits: Arrays, n: int, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
     for images in (photographs, digits["arr_0"]):
-        whole = scan_pixels(ArrayImages(images))
+        np.savez(tmp_path / "images.npz", images)
+        whole = scan_pixels(open_images(tmp_path / "images.npz"))
         for _ in range(300):
             order = rng.permutation(len(images))
             rest = replace(whole, n=len(images) - n, colours=whole.colours[order[n:]])

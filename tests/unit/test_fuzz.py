@@ -217,7 +217,7 @@ def encoded(format: str) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])
 def test_image_files(fuzz: Fuzz, format: str, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "1.png").write_bytes(encoded("PNG"))

@@ -43,7 +43,7 @@ def test_a_new_metric_is_one_function_and_one_entry(tmp_path: Path, monkeypatch:
         return Measurement(float(norms.mean()), "itself", norms - norms.mean())
 
     monkeypatch.setitem(METRIC_FUNCTIONS, "mean_norm", mean_norm)
-    monkeypatch.setattr("dit_eval.evaluation.pipeline.DEFAULT", (*DEFAULT, "mean_norm"))
+    monkeypatch.setattr("dit_eval.evaluation.evaluator.DEFAULT", (*DEFAULT, "mean_norm"))
     result = evaluated(tmp_path)
     ends = result.intervals["mean_norm"]
     assert ends["low"] < result.metrics["mean_norm"] < ends["high"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dit_eval.errors import ModelError
-from dit_eval.generation.rounding import Quantizer
+from dit_eval.runtime.rounding import Quantizer
 
 
 def rounded(values: torch.Tensor, rounding: str, value_range: tuple[float, float] = (-1, 1)) -> torch.Tensor:

@@ -13,10 +13,11 @@ from torch import Tensor
 from dit_eval.diagnostics.certificate import CertifiedNumber
 from dit_eval.diagnostics.recorded import dit_weights
 from dit_eval.diagnostics.recorded.comparison import ELEMENTWISE, LARGEST, array, digest
-from dit_eval.diagnostics.recorded.networks import synthetic_dit
+from dit_eval.diagnostics.recorded.networks import recorded_frequencies, synthetic_dit
 from dit_eval.diagnostics.recorded.numbers import arrays, expected
 from dit_eval.diagnostics.recorded.setup import Setup
 from dit_eval.dit import DiT
+from dit_eval.dit.model import TimestepEmbedder
 from dit_eval.runtime.precision import computation
 from dit_eval.sampling.guidance import Denoiser, guided
 from dit_eval.sampling.noise import normals
@@ -79,11 +80,16 @@ _UNIT_ROUNDOFF = {"tf32": 2.0**-11, "bf16": 2.0**-8}
 
 
 def schedules(setup: Setup) -> list[CertifiedNumber]:
-    """Tables of DiT's schedules of 250 and of 10 steps, and of DDIM's 10."""
+    """Tables of DiT's schedules of 250 and of 10 steps, and of DDIM's 10, and how timesteps are embedded."""
     recorded = arrays("dit")
     found = {steps: diffusion_schedule(steps) for steps in ("250", "10", "ddim10")}
     timesteps = {f"table_{steps}_timestep_map": schedule.timesteps for steps, schedule in found.items()}
-    numbers = [_joined("timesteps", recorded, timesteps, 0)]
+    frequencies = TimestepEmbedder(1).frequencies(setup.device).cpu().numpy()
+    rounding = 2.0**-23  # of a float32 exponential, which differs between processors
+    numbers = [
+        _joined("timesteps", recorded, timesteps, 0),
+        array("frequencies", recorded_frequencies().numpy(), frequencies, rounding, measure=ELEMENTWISE),
+    ]
     for name, tables in _TABLES.items():
         values = {
             f"table_{steps}_{table}": getattr(schedule, table)

@@ -1,0 +1,267 @@
+"""Evaluation in a running program: images are added batch by batch, on any number of ranks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dit_eval.errors import BatchError, UsageError
+from dit_eval.evaluation.extraction import ExtractionProgress, load_extraction
+from dit_eval.evaluation.feature_stats import FeatureStats
+from dit_eval.evaluation.image_arrays import PixelHash, as_uint8
+from dit_eval.evaluation.measurement import SampleSet, measure
+from dit_eval.evaluation.metric_table import DEFAULT, require_known
+from dit_eval.evaluation.prepared_reference import PreparedReference, require_one_protocol
+from dit_eval.evaluation.references import open_reference
+from dit_eval.io.crops import ImageOptions
+from dit_eval.results.result import Result
+from dit_eval.runtime.distributed import from_rank0, gather_to_rank0, process_group
+from dit_eval.runtime.transfer import HostCopy, host_array
+
+_NO_LABEL = -1
+
+
+class Evaluator:
+    """Metrics of images that a running program makes, such as a training loop.
+
+    The network and all that depends on the reference alone are loaded and computed once. Nothing is written
+    but temporary files, and neither random states nor precision settings nor autocast of the program change.
+
+    Under torch.distributed every rank makes the same calls but `update`, which takes the rank's own images:
+    image j of rank r counts as image j·(number of ranks) + r, the order of a DistributedSampler. Create the
+    evaluator after the process group.
+
+    >>> evaluator = dit_eval.Evaluator("imagenet-256")          # before the training loop
+    >>> for images in batches:                                  # floats (N, 3, H, W) in -1 … 1
+    ...     evaluator.update(images, value_range=(-1, 1))
+    >>> result = evaluator.compute()
+    >>> logger.log(result.scalars("eval/"), step)
+    >>> evaluator.reset()
+    """
+
+    def __init__(
+        self,
+        reference: str | Path | Sequence[str | Path],
+        *,
+        protocol: str | None = None,
+        inception: str | Path | None = None,
+        device: str | torch.device = "auto",
+        batch_size: int = 64,
+        offline: bool = False,
+        cache: bool = False,
+        intervals: bool = True,
+        metrics: Collection[str] | None = None,
+        image_options: ImageOptions | None = None,
+        progress: ExtractionProgress | None = None,
+    ) -> None:
+        """Load the network and prepare the references.
+
+        reference: a file or a registered name, or several, against which the same images are measured;
+        protocol, inception, device, batch_size, offline: see `evaluate`; cache: whether the features of
+        reference images are kept in the cache folder; intervals: False computes values alone, in less time
+        and memory; metrics: names of those to compute, None for ADM's five; image_options: how the images of
+        references are read and which size all images have; progress: called while the features of reference
+        images are extracted. Raises subclasses of DitEvalError.
+        """
+        start = time.monotonic()
+        names = [reference] if isinstance(reference, (str, Path)) else list(reference)
+        if not names:
+            raise UsageError("there is no reference; expected a file or a registered name, or several.")
+        self._image_options = image_options or ImageOptions()
+        opened = {
+            str(name): open_reference(name, offline=offline, options=self._image_options) for name in names
+        }
+        self.intervals, self.metrics = intervals, require_known(DEFAULT if metrics is None else metrics)
+        self.extraction = load_extraction(
+            protocol or require_one_protocol(opened),
+            inception=inception,
+            device=str(device),
+            batch_size=batch_size,
+            offline=offline,
+            cache=cache,
+        )
+        self._closed = False
+        with ExitStack() as stack:
+            stack.enter_context(process_group(self.extraction.rank))
+            self._references = [
+                PreparedReference(name, target, self.extraction, progress) for name, target in opened.items()
+            ]
+            self._process_group = stack.pop_all()
+        self.reset()
+        self._start = start
+
+    def update(
+        self, images: Any, *, value_range: tuple[float, float] | None = None, labels: Any = None
+    ) -> None:
+        """Add a batch of images.
+
+        images: an array or a tensor on any device, N×H×W×3 or N×3×H×W: uint8, or floats with their
+        value_range (lowest, highest), which are rounded as in DiT's code; labels: (N,) integers, the classes
+        of the images, for the shares of each class in precision. Raises BatchError.
+        """
+        with torch.no_grad():
+            pixels = as_uint8(images, value_range)
+        rank = self.extraction.rank
+        self.update_at(pixels, self.n * rank.count + rank.index, labels, stride=rank.count)
+
+    @property
+    def n(self) -> int:
+        """Number of images of this rank since the last `reset`."""
+        return sum(map(len, self._positions))
+
+    def update_at(self, images: np.ndarray | Tensor, start: int, labels: Any, *, stride: int = 1) -> None:
+        """Add images, uint8 (N, H, W, 3), as images start, start + stride, … of all ranks."""
+        self._require_open()
+        size = (int(images.shape[1]), int(images.shape[2]))
+        if self._size not in (None, size):
+            raise BatchError(
+                f"the images are {size[1]}×{size[0]}; expected {self._size[1]}×{self._size[0]}, which is "
+                "image_size or the size of the first ones. Call reset() before images of another size."
+            )
+        self._size = size
+        classes = np.full(len(images), _NO_LABEL) if labels is None else _as_labels(labels, len(images))
+        for first in range(0, len(images), self.extraction.batch_size):
+            block = images[first : first + self.extraction.batch_size]
+            copy = HostCopy(host_array(block) if isinstance(block, Tensor) else block)
+            outputs = self.extraction.extractor.activations(block)
+            self._stats.update(outputs, start + first * stride, stride)
+            self._hash.update(copy)  # while a GPU computes the features
+        self._positions.append(start + stride * np.arange(len(images)))
+        self._labels.append(classes)
+
+    def describe(self, section: Mapping[str, Any], label: str | None = None) -> None:
+        """What the Result records of the images until the next `reset`: plan, cost and label."""
+        self._section, self._label = section, label
+
+    def compute(self) -> Result:
+        """The Result of all images since the last `reset`, on every rank; more images may follow.
+
+        Raises StatisticsError for too few images, BatchError if there are none or ranks have images of
+        different sizes, UsageError for several references: see `compute_all`.
+        """
+        if len(self._references) > 1:
+            raise UsageError("the Evaluator has several references; compute_all() gives a Result for each.")
+        return self.compute_all()[0]
+
+    def compute_all(self) -> list[Result]:
+        """The same for every reference."""
+        self._require_open()
+        gathered, stats = self._gather()
+        results: list[Result] = []
+
+        def measure_as_json() -> str:
+            assert stats is not None
+            results.extend(self.measure(self._sample_set(stats, gathered)))
+            return json.dumps(
+                [result.to_json() for result in results] if self.extraction.rank.count > 1 else []
+            )
+
+        received = from_rank0(self.extraction.rank, measure_as_json)
+        return results or [Result.from_json(text) for text in json.loads(received)]
+
+    def measure(self, samples: SampleSet) -> list[Result]:
+        """The Results of samples whose features are known, one for each reference; on rank 0."""
+        seconds = time.monotonic() - self._start
+        return [
+            measure(
+                samples, reference, self.extraction, self.metrics, intervals=self.intervals, seconds=seconds
+            )
+            for reference in self._references
+        ]
+
+    def reset(self, expected: int | None = None) -> None:
+        """Forget all images. expected: the number of those to come, where it is known; see `PixelHash`."""
+        self._start = time.monotonic()
+        side = self._image_options.image_size
+        self._size: tuple[int, int] | None = None if side is None else (side, side)
+        self._positions: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+        self._hash = PixelHash(expected if self.extraction.rank.count == 1 else None)
+        self._stats = self.extraction.new_stats(expected or 0, intervals=self.intervals)
+        self.describe({})
+
+    def close(self) -> None:
+        """Release the network, the features and the memory of the device."""
+        if not self._closed:
+            self._closed = True
+            self.reset()
+            self._references.clear()
+            self.extraction.extractor.close()
+            self._process_group.close()
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise UsageError("the Evaluator is closed; create another one.")
+
+    def _gather(self) -> tuple[list[dict[str, np.ndarray]], FeatureStats | None]:
+        """On rank 0 what every rank knows of its images, in rank order, and the features of all."""
+        self._stats.finish()
+        rank, none = self.extraction.rank, [np.empty(0, np.int64)]
+        own = {
+            "positions": np.concatenate([*none, *self._positions]),
+            "labels": np.concatenate([*none, *self._labels]),
+            "size": np.array([self._size] if self._size else [], np.int64).reshape(-1, 2),
+            "digest": np.frombuffer(bytes.fromhex(self._hash.hexdigest()), np.uint8)[None],
+        }
+        if rank.count == 1:
+            return [own], self._stats
+        stats = self._stats.copy() if rank.index == 0 else self._stats
+        self.extraction.add_ranks(stats)
+        return gather_to_rank0(rank, own), stats if rank.index == 0 else None
+
+    def _sample_set(self, stats: FeatureStats, gathered: list[dict[str, np.ndarray]]) -> SampleSet:
+        """The images of all ranks in the order of their positions."""
+        positions, labels, sizes, digests = (
+            np.concatenate([share[name] for share in gathered])
+            for name in ("positions", "labels", "size", "digest")
+        )
+        if not len(positions):
+            raise BatchError("there are no images; call update() before compute().")
+        if len(found := {tuple(map(int, size)) for size in sizes}) > 1:
+            listed = ", ".join(f"{height}×{width}" for height, width in sorted(found))
+            raise BatchError(f"the images of the ranks have several sizes ({listed}); a batch has one size.")
+        order = np.argsort(positions, kind="stable")
+        if (order[:-1] > order[1:]).any():
+            stats.reorder(order)
+            if len(gathered) == 1:  # `stats` are kept for further images
+                self._positions, self._labels = [positions[order]], [labels[order]]
+            labels = labels[order]
+        digest = digests[0].tobytes() if len(digests) == 1 else hashlib.sha256(digests.tobytes()).digest()
+        known = {
+            "path": "arrays",
+            "n": stats.n,
+            "size": list(found.pop()),
+            "digest": digest.hex(),
+            "cached": False,
+        }
+        return SampleSet(
+            stats=stats,
+            section={**known, **self._section},
+            labels=None if (labels == _NO_LABEL).any() else labels,
+            label=self._label,
+        )
+
+
+def _as_labels(labels: Any, n: int) -> np.ndarray:
+    classes = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+    if classes.shape != (n,) or classes.dtype.kind not in "iu":
+        raise BatchError(f"labels are {classes.dtype} {classes.shape}; expected {n} integers, one per image.")
+    return classes.astype(np.int64)

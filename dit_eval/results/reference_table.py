@@ -1,0 +1,65 @@
+"""The same samples against several references: a column for each, and where the references disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from dit_eval.metrics.intervals import normal_quantile, standard_error
+from dit_eval.report.terminal import render_text
+from dit_eval.results.metric_names import METRICS
+from dit_eval.results.result import Result
+
+
+def reference_table(results: Sequence[Result], width: int = 80) -> str:
+    """Results of the same samples as text: a table, then a sentence for each disagreement."""
+    table = Table(title=f"{results[0].name}, protocol {results[0].protocol['name']}", title_justify="left")
+    table.box = SIMPLE_HEAD
+    table.add_column("metric", no_wrap=True)
+    for result in results:
+        table.add_column(short_name(result), justify="right", overflow="fold")
+    for name, metric in METRICS.items():
+        if any(name in result.metrics for result in results):
+            title = f"  {metric.title}" if metric.parent else metric.title
+            table.add_row(title, *(_cell(result, name) for result in results))
+    return render_text(table, *_disagreements(results), width=width)
+
+
+def short_name(result: Result) -> str:
+    """The name of the reference, for a file that of the file."""
+    return Path(result.reference["path"]).name
+
+
+def _cell(result: Result, name: str) -> str:
+    if name not in result.metrics:
+        return "absent"
+    digits, ends = METRICS[name].digits, result.intervals.get(name)
+    half_width = f" ± {(ends['high'] - ends['low']) / 2:.{digits}f}" if ends else ""
+    return f"{result.metrics[name]:z.{digits}f}{half_width}"
+
+
+def _disagreements(results: Sequence[Result]) -> Iterator[str]:
+    """Pairs of references whose headline numbers differ by more than the 95 % interval of the difference.
+
+    The samples are the same, so their influences are subtracted image by image.
+    """
+    pairs = list(combinations(results, 2))
+    names = [name for name, metric in METRICS.items() if not metric.parent]
+    for a, b in pairs:
+        found = []
+        for name in names:
+            influences = a.influence.get(name), b.influence.get(name)
+            if influences[0] is None or influences[1] is None or name == "inception_score":
+                continue
+            error = standard_error(influences[0] - influences[1])
+            difference = a.metrics[name] - b.metrics[name]
+            half_width = normal_quantile(len(pairs) * len(names)) * error
+            if abs(difference) > half_width:
+                digits = METRICS[name].column_digits
+                found.append(f"{METRICS[name].label} by {difference:+.{digits}f} ± {half_width:.{digits}f}")
+        if found:
+            yield f"{short_name(a)} and {short_name(b)} disagree: {', '.join(found)}. Name the reference."
