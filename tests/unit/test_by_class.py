@@ -156,7 +156,7 @@ def test_many_results_have_a_panel_each() -> None:
     axes = class_figures(results)["precision-classes"].axes
     overall = sum(some_classes(20)["inside"]) / 200
     assert [panel.get_title(loc="left") for panel in axes] == [
-        f"{overall:.3f}  …{result.name[-19:]}" for result in results
+        f"{overall:.3f}  {result.name}" for result in results
     ]
 
 
