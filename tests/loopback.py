@@ -11,12 +11,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Server(ThreadingHTTPServer):
     """Serves `files` by path: those in `short` close halfway, those in `rangeless` ignore ranges.
 
+    redirects: from one path to another.
+
     requests: path and range of each so far.
     """
 
     files: dict[str, bytes]
     short: set[str]
     rangeless: set[str]
+    redirects: dict[str, str]
     requests: list[tuple[str, str | None]]
 
     @property
@@ -30,6 +33,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
         self.server.requests.append((self.path, asked))
+        if self.path in self.server.redirects:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirects[self.path])
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         if self.path not in self.server.files:
             return self.send_error(404)
         content = self.server.files[self.path]
@@ -56,7 +64,7 @@ def serving(
     """A server of these files that runs until the block is left."""
     with Server(("127.0.0.1", 0), _Handler) as server:
         server.files, server.short, server.rangeless = dict(files), set(short), set(rangeless)
-        server.requests = []
+        server.requests, server.redirects = [], {}
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:

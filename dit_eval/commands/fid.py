@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("samples", type=options.IMAGES)
+@click.argument("samples", type=options.IMAGES_OR_ADDRESS)
 @click.argument("references", metavar="REF...", nargs=-1, required=True, type=options.REFERENCE)
 @options.image_input
 @options.feature_extraction
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     help="Ignore statistics stored in SAMPLES and compute them from the images.",
 )
 def fid(
-    samples: Path,
+    samples: Path | str,
     references: tuple[str, ...],
     json_file: Path | None,
     report: Path | None,
@@ -52,9 +52,9 @@ def fid(
 ) -> None:
     """Evaluate SAMPLES against REF: FID, sFID, IS, precision, recall.
 
-    SAMPLES and REF are .npz or .npy files, folders or zip archives of images. REF can also hold stored
-    statistics, or be a registered name (see `dit-eval ref list`). ADM's evaluator expects the two in the
-    opposite order.
+    SAMPLES and REF are .npz or .npy files, folders or zip archives of images, or the address of an .npz
+    (https:// or hf://). REF can also hold stored statistics, or be a registered name (see `dit-eval ref
+    list`). ADM's evaluator expects the two in the opposite order.
 
     Several REF are compared in one table; the samples are measured once. --json then writes one file for each
     reference, with its name before the suffix.
@@ -65,7 +65,8 @@ def fid(
     if len({Path(reference).stem for reference in references}) < len(references):
         raise UsageError(f"the references {', '.join(references)} share a name; give each file its own.")
 
-    _refuse_to_overwrite_record(samples, json_file)
+    if isinstance(samples, Path):
+        _refuse_to_overwrite_record(samples, json_file)
     with extraction_bar() as progress:
         found = evaluate(samples, references, cache=not no_cache, progress=progress, **settings)
     if found is None:  # a rank other than 0

@@ -16,6 +16,7 @@ from click.shell_completion import CompletionItem
 
 from dit_eval.errors import AssetError, BatchError, CheckpointError, DitEvalError, ResultError
 from dit_eval.io import assets
+from dit_eval.io.addresses import is_address
 
 Command = Callable[..., Any]
 
@@ -30,7 +31,7 @@ class Input(click.Path):
         super().__init__(dir_okay=folder, path_type=Path)
         self.error = error
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
         """The path. Raises the error unless it exists."""
         path = Path(str(super().convert(value, param, ctx)))
         if not path.exists():
@@ -38,8 +39,16 @@ class Input(click.Path):
         return path
 
 
+class _InputOrAddress(Input):
+    """The same, or text that begins with https:// or hf://."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        """The path or the address."""
+        return value if is_address(value) else super().convert(value, param, ctx)
+
+
 class NamedInput(click.ParamType):
-    """A file or a folder to read, or the name of a registered asset, as text; anything else is refused."""
+    """A file or a folder to read, an address, or the name of a registered asset, as text; nothing else."""
 
     name = "input"
 
@@ -49,7 +58,7 @@ class NamedInput(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The text. Raises BatchError for a path, and UsageError for a name, that does not exist."""
         path = Path(value)
-        if not path.exists():
+        if not path.exists() and not is_address(value):
             if path.suffix or len(path.parts) > 1:
                 raise BatchError(f"{path}: no such file or folder.")
             assets.lookup(self.kind, value)
@@ -64,6 +73,7 @@ class NamedInput(click.ParamType):
 
 
 IMAGES = Input()
+IMAGES_OR_ADDRESS = _InputOrAddress()
 RESULT = Input(ResultError, folder=False)
 RESULTS = Input(ResultError)  # or folders of them
 REFERENCE = NamedInput("reference_stats")
@@ -242,8 +252,9 @@ def feature_extraction(command: Command) -> Command:
         "--protocol",
         metavar="NAME",
         shell_complete=completed_by(_protocol_names),
-        help="Evaluation protocol: adm (as in the papers), clean (clean-fid's resize) or digits (the bundled "
-        "digits).  [default: the reference's, else adm]",
+        help="Evaluation protocol: adm (as in the papers), clean (clean-fid's resize), digits (the bundled "
+        "digits), dinov2 or dinov2-pil (FD-DINOv2), or fdr-… (a space of FDr⁶).  [default: the reference's, "
+        "else adm]",
     )
     for option in (offline, threads, device, batch_size, inception, protocol):  # shown in reverse order
         command = option(command)

@@ -14,6 +14,8 @@ from dit_eval.evaluation.extraction import ExtractionProgress, load_extraction
 from dit_eval.evaluation.measurement import SampleSet
 from dit_eval.evaluation.metric_table import METRIC_FUNCTIONS
 from dit_eval.evaluation.references import has_statistics, write_reference
+from dit_eval.io.addresses import asset_at, is_address
+from dit_eval.io.assets import fetch
 from dit_eval.io.batch_record import read_record
 from dit_eval.io.batches import Images, open_images
 from dit_eval.io.crops import ImageOptions
@@ -66,15 +68,15 @@ def evaluate(
 ) -> Result | list[Result] | None:
     """FID, sFID, inception score, precision and recall of samples against a reference.
 
-    samples, reference: an .npz, an .npy, a folder or a zip of images; the reference may also be a registered
-    name or hold stored statistics. Samples may also be uint8 arrays N×H×W×3, one after another, as from a
-    training loop: they are read once and never stored; see `Evaluator`. Several references give a list of
-    Results, for which the samples are measured once. protocol: None takes the reference's own, or "adm" if it
-    names none. fid_infinity: also extrapolate FID to infinitely many samples. image_size, crop, key: how the
-    images of both are read, see `io.crops.ImageOptions`. label: the result's name in tables; None
-    takes that in the record of the samples. Under torchrun the images are shared among the ranks and the
-    Result is rank 0's; other ranks get None. The order of the arguments is samples, reference: ADM's program
-    takes them the other way round.
+    samples, reference: an .npz, an .npy, a folder or a zip of images, or the address of an .npz (https:// or
+    hf://); the reference may also be a registered name or hold stored statistics. Samples may also be uint8
+    arrays N×H×W×3, one after another, as from a training loop: they are read once and never stored; see
+    `Evaluator`. Several references give a list of Results, for which the samples are measured once. protocol:
+    None takes the reference's own, or "adm" if it names none. fid_infinity: also extrapolate FID to
+    infinitely many samples. image_size, crop, key: how the images of both are read, see
+    `io.crops.ImageOptions`. label: the result's name in tables; None takes that in the record of the samples.
+    Under torchrun the images are shared among the ranks and the Result is rank 0's; other ranks get None. The
+    order of the arguments is samples, reference: ADM's program takes them the other way round.
     Raises DitEvalError for whatever is wrong with the input.
 
     >>> result = dit_eval.evaluate("batch.npz", "digits")
@@ -82,7 +84,7 @@ def evaluate(
     56...
     """
     image_options = ImageOptions(image_size=image_size, crop=crop, key=key)
-    images = _open_samples(samples, ignore_sample_statistics, image_options)
+    images = _open_samples(samples, ignore_sample_statistics, image_options, offline)
     with Evaluator(
         reference,
         protocol=protocol,
@@ -146,7 +148,10 @@ def make_reference(
 
 
 def _open_samples(
-    samples: str | Path | Iterable[np.ndarray], ignore_statistics: bool, image_options: ImageOptions
+    samples: str | Path | Iterable[np.ndarray],
+    ignore_statistics: bool,
+    image_options: ImageOptions,
+    offline: bool,
 ) -> Images | Iterable[np.ndarray]:
     if not isinstance(samples, (str, Path)):
         if hasattr(samples, "__array__"):
@@ -156,6 +161,8 @@ def _open_samples(
             raise BatchError(f"samples are {kind}; expected a path, or uint8 arrays N×H×W×3.")
         return samples
     path = Path(samples)
+    if is_address(samples):
+        path = fetch(asset_at(str(samples), "reference_stats"), offline=offline)
     images = open_images(path, image_options)
     if not ignore_statistics and has_statistics(path):
         raise UsageError(

@@ -12,6 +12,7 @@ import numpy as np
 
 from dit_eval.errors import BatchError, StatisticsError, UsageError
 from dit_eval.io import assets, npz
+from dit_eval.io.addresses import asset_at, is_address
 from dit_eval.io.batches import Images, NpzImages, open_images, other_key, require_image_size
 from dit_eval.io.crops import NO_OPTIONS, ImageOptions
 from dit_eval.io.files import file_kind, parse_json
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # ADM's names: pool (FID) and spatial (sFID) statistics.
 _POOL, _SPATIAL = ("mu", "sigma"), ("mu_s", "sigma_s")
+_POOL_OF_JAX = ("ref_mu", "ref_sigma")  # as MeanFlow and its descendants write them
 _PROVENANCE = "provenance"
 
 
@@ -66,7 +68,7 @@ class Reference:
 def open_reference(
     name: str | Path, *, offline: bool = False, options: ImageOptions = NO_OPTIONS
 ) -> Reference:
-    """The reference behind a path or a registered name.
+    """The reference behind a path, an address or a registered name.
 
     options: an .npz without an array of this key is read like one of `ref make`.
     Raises UsageError for an unknown name, BatchError or StatisticsError for a file that is not one.
@@ -74,7 +76,9 @@ def open_reference(
     if not isinstance(name, (str, Path)):
         raise UsageError(f"reference is of type {type(name).__name__}; expected a path or a registered name.")
     path, notes = Path(name), ()
-    if path.exists():
+    if is_address(name):
+        path = assets.fetch(asset_at(str(name), "reference_stats"), offline=offline)
+    elif path.exists():
         if str(name) in assets.manifest("reference_stats"):
             notes = (
                 f"the reference is the local {path.resolve()}, not the registered {name}: a path that exists "
@@ -87,7 +91,8 @@ def open_reference(
     if file_kind(path) != "npz":
         return Reference(path, open_images(path, options), None, None, {}, notes)
     arrays = npz.members(path)
-    pool, spatial = (_gaussian(path, arrays, *names) for names in (_POOL, _SPATIAL))
+    pool_names = _POOL_OF_JAX if _POOL_OF_JAX[0] in arrays and _POOL[0] not in arrays else _POOL
+    pool, spatial = (_gaussian(path, arrays, *names) for names in (pool_names, _SPATIAL))
     key = options.key if options.key in arrays else "arr_0"
     if key not in arrays and pool is None and spatial is None:
         raise BatchError(

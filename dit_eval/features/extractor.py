@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from dit_eval.features.digits import load_digits_network
+from dit_eval.features.encoders import load_encoder
 from dit_eval.features.inception import load_inception
 from dit_eval.features.network import Activations
-from dit_eval.features.protocols import INCEPTION, Protocol
+from dit_eval.features.protocols import INCEPTION, EncoderProtocol, Protocol
 from dit_eval.features.resize import RESIZES
 from dit_eval.io.batches import prefetch
 from dit_eval.runtime.cores import cores_per_process
@@ -42,7 +43,7 @@ class FeatureExtractor:
         self.protocol = protocol
         self.device = device
         self._resize = RESIZES[protocol.resize]
-        self._network = load_network(protocol.network, weights).to(device)
+        self._network = load_network(protocol, weights).to(device)
 
     @property
     def dimensions(self) -> tuple[int, int, int]:
@@ -93,11 +94,14 @@ class FeatureExtractor:
             return Activations(*(output.float() for output in outputs))
 
 
-def load_network(name: str, weights: Path) -> nn.Module:
-    """A feature network on the CPU, in float32. The states of random number generators stay as they are.
+def load_network(protocol: Protocol, weights: Path) -> nn.Module:
+    """The feature network of a protocol on the CPU, in float32.
 
-    Raises AssetError for weights that are not those of the network.
+    The states of random number generators stay as they are. Raises AssetError for weights that are not those
+    of the network.
     """
     cpu = torch.device("cpu")
     with computation("fp32", cpu), cpu, torch.random.fork_rng(devices=[]):  # layers draw initial weights
-        return NETWORKS[name](weights)
+        if isinstance(protocol, EncoderProtocol):
+            return load_encoder(protocol, weights)
+        return NETWORKS[protocol.network](weights)

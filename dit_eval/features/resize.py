@@ -1,4 +1,6 @@
-"""From uint8 images to the input of a feature network: resized (Inception: 299×299), float32 in -1…1.
+"""From uint8 images to the input of a feature network, float32: in -1…1 (Inception: 299×299).
+
+The input of an encoder is in 0…1; it is normalised in the network, which has its mean and standard deviation.
 
 A resize of Pillow runs image by image on the CPU, in the threads that decode; all others on the device.
 """
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,6 +36,46 @@ def tf1_bilinear(images: torch.Tensor) -> torch.Tensor:
     return planes[:, 0, :_SIZE, :_SIZE].unflatten(0, (-1, 3))
 
 
+def tf1_bilinear_half(images: torch.Tensor) -> torch.Tensor:
+    """TensorFlow 1's bilinear resize, then (x - 127.5) / 127.5: `tf1_bilinear` in another range.
+
+    Source: FD-Loss (2026), whose Inception takes floats in 0…1 as 2x - 1.
+    """
+    return (tf1_bilinear(images) * 128 + 0.5) / 127.5
+
+
+def bicubic(images: torch.Tensor, size: int) -> torch.Tensor:
+    """torch's antialiased bicubic resize of pixel values, neither rounded nor clipped, then x / 255.
+
+    images: uint8 (N, H, W, 3). Returns float32 (N, 3, size, size), about 0 to 1.
+    Source: EDM2's FD-DINOv2 (Karras et al. 2024).
+    """
+    return _bicubic(images.permute(0, 3, 1, 2).contiguous().to(torch.float32), size) / 255
+
+
+def unit_bicubic(images: torch.Tensor, size: int) -> torch.Tensor:
+    """x / 255, then the same resize: equal to `bicubic` up to rounding, which a network in bf16 amplifies.
+
+    Source: FD-Loss (2026).
+    """
+    return _bicubic(unit(images).contiguous(), size)
+
+
+def _bicubic(planes: torch.Tensor, size: int) -> torch.Tensor:
+    return F.interpolate(planes, size=(size, size), mode="bicubic", antialias=True)
+
+
+def pil_bicubic(image: np.ndarray, size: int) -> np.ndarray:
+    """Pillow's antialiased bicubic resize of an image of bytes, rounded and clipped.
+
+    image: uint8 (H, W, 3). Returns uint8 (size, size, 3).
+    Source: dgm-eval (Stein et al. 2023).
+    """
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+
+
 def clean_fid_bicubic(image: np.ndarray) -> np.ndarray:
     """clean-fid's resize: Pillow's antialiased bicubic in float, clipped.
 
@@ -57,6 +100,11 @@ def no_resize(images: torch.Tensor) -> torch.Tensor:
     return (images.permute(0, 3, 1, 2).contiguous().to(torch.float32) - 128) / 128
 
 
+def unit(images: torch.Tensor) -> torch.Tensor:
+    """x / 255. images: uint8 (N, H, W, 3). Returns float32 (N, 3, H, W)."""
+    return images.permute(0, 3, 1, 2) / 255
+
+
 @dataclass(frozen=True)
 class Resize:
     """Two steps from uint8 images to the input of a network.
@@ -73,4 +121,9 @@ RESIZES = {
     "tf1-bilinear": Resize(None, tf1_bilinear),
     "clean-fid-bicubic": Resize(clean_fid_bicubic, scaled),
     "none": Resize(None, no_resize),
+    "tf1-bilinear-127.5": Resize(None, tf1_bilinear_half),
+    "bicubic-224": Resize(None, partial(bicubic, size=224)),
+    "pil-bicubic-224": Resize(partial(pil_bicubic, size=224), unit),
+    "unit-bicubic-224": Resize(None, partial(unit_bicubic, size=224)),
+    "unit-bicubic-256": Resize(None, partial(unit_bicubic, size=256)),
 }

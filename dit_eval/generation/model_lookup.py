@@ -20,6 +20,7 @@ from dit_eval.generation.models import DiffusionModel, FlowModel, ImageModel, Mo
 from dit_eval.generation.network import in_precision
 from dit_eval.generation.plugins import is_plugin, load_plugin, model_errors
 from dit_eval.io import assets
+from dit_eval.io.addresses import asset_at, is_address
 from dit_eval.sampling.samplers import SAMPLERS
 
 if TYPE_CHECKING:
@@ -238,18 +239,19 @@ def _registered_model(model: str | DiTConfig, ckpt: str | Path | None, image_siz
     registered = _generative_models()
     if ckpt is None:
         return _from_manifest(_registered_entry(model, image_size))
+    weights = asset_at(ckpt, "models") if is_address(ckpt) else Path(ckpt)
     if not Path(ckpt).exists() and str(ckpt) in assets.manifest("models"):
         if str(ckpt) not in registered:
             raise UsageError(f"{ckpt} is not a DiT or SiT (registered: {', '.join(registered)}).")
         return _from_manifest(registered[str(ckpt)])
     if isinstance(model, str) and model in registered:
-        return replace(_from_manifest(registered[model]), weights_source=Path(ckpt))
+        return replace(_from_manifest(registered[model]), weights_source=weights)
     family = _family(model) if isinstance(model, str) else None
     return ModelSpec(
         name=_display_name(model),
         config=model,
         family=_FAMILIES[family] if family else None,
-        weights_source=Path(ckpt),
+        weights_source=weights,
         **_conventions(family),
     )
 

@@ -11,15 +11,14 @@ import numpy as np
 import torch
 
 from dit_eval.errors import StatisticsError
-from dit_eval.metrics.blocks import BLOCK_ROWS, row_blocks
+from dit_eval.metrics.blocks import row_blocks
+from dit_eval.metrics.distances import Float16Points, Points, Smallest, nearest_neighbours
 from dit_eval.metrics.intervals import standard_error
 from dit_eval.metrics.subset_recalls import SHARE, subset_recalls
-from dit_eval.runtime.onednn import linear
 from dit_eval.runtime.precision import computation
 
 _NEIGHBOURS = 17  # of a sample, itself included, that are kept to find its radius within a subset
 _BALLS = 16  # samples that are kept for each reference image, to find whether a subset covers it
-_ADM_BLOCK = 10_000  # rows of a block of ADM's evaluator, which falls back to float32 by whole blocks
 
 
 @dataclass(frozen=True)
@@ -84,9 +83,9 @@ class Manifold:
     ) -> None:
         require_points(name, len(features), k)
         with computation("fp32", torch.device(device)):
-            points = _Float16Points if float16 else _Points
+            points = Float16Points if float16 else Points
             self.points = points(name, torch.from_numpy(features).to(device))
-            self.radii = _nearest(self.points, k + 1).distances[:, k]
+            self.radii = nearest_neighbours(self.points, k + 1).distances[:, k]
         self.k, self.device, self.float16 = k, device, float16
 
 
@@ -114,7 +113,7 @@ def precision_recall(
         reference = Manifold("reference", reference, k, device, float16)
     assert (reference.k, reference.device, reference.float16) == (k, device, float16)
     with computation("fp32", torch.device(device)):
-        points = _Float16Points if float16 else _Points
+        points = Float16Points if float16 else Points
         return _precision_recall(
             reference,
             points("samples", torch.from_numpy(samples).to(device)),
@@ -130,13 +129,13 @@ def squared_radii(features: np.ndarray, k: int = 3, device: str = "cpu", float16
     return Manifold("set", features, k, device, float16).radii.cpu().numpy()
 
 
-def _precision_recall(manifold: Manifold, samples: _Points, with_subsets: bool) -> PrecisionRecall:
+def _precision_recall(manifold: Manifold, samples: Points, with_subsets: bool) -> PrecisionRecall:
     reference, reference_radii, k = manifold.points, manifold.radii, manifold.k
-    neighbours = _nearest(samples, _NEIGHBOURS if with_subsets else k + 1)
+    neighbours = nearest_neighbours(samples, _NEIGHBOURS if with_subsets else k + 1)
     sample_radii, reach = neighbours.distances[:, k], neighbours.distances[:, -1]
     samples_inside = torch.zeros_like(sample_radii, dtype=torch.bool)
     reference_inside = torch.zeros_like(reference_radii, dtype=torch.bool)
-    balls = _Smallest(len(reference), min(_BALLS, len(samples)), reach.device)
+    balls = Smallest(len(reference), min(_BALLS, len(samples)), reach.device)
     for rows in row_blocks(len(reference)):
         for columns in row_blocks(len(samples)):
             distances = reference.squared_distances(rows, samples, columns)
@@ -159,84 +158,3 @@ def require_points(name: str, n: int, k: int) -> None:
             f"precision and recall need at least {k + 1} images on each side, because radii are distances to "
             f"the nearest neighbour number {k}; {name}: {n}."
         )
-
-
-class _Points:
-    """A set of points (N, D) and its distances to another set, in float32, without a copy of the features."""
-
-    def __init__(self, name: str, features: torch.Tensor):
-        self.features = features
-        self.norms = torch.cat([(block**2).sum(dim=1) for block in features.split(BLOCK_ROWS)])
-        if not torch.isfinite(self.norms).all():
-            raise StatisticsError(f"the features of the {name} contain NaN or infinity.")
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def squared_distances(self, rows: slice, other: _Points, columns: slice) -> torch.Tensor:
-        """‖u‖² - 2u·v + ‖v‖², at least 0: (rows, columns), float32."""
-        products = linear(self.features[rows], -2 * other.features[columns], other.norms[columns])
-        return products.add_(self.norms[rows, None]).clamp_(min=0)
-
-
-class _Float16Points(_Points):
-    """The same with every term rounded to float16 and sums accumulated in float32.
-
-    A pair of ADM's blocks with a distance that is not finite is computed in float32. Distances are not finite
-    exactly where a squared norm is not: |u·v| is at most the larger of the two.
-    """
-
-    def __init__(self, name: str, features: torch.Tensor):
-        super().__init__(name, features)
-        halves = (block.half() for block in features.split(BLOCK_ROWS))
-        self.half_norms = torch.cat([(half * half).float().sum(dim=1).half() for half in halves])
-        self.finite = [bool(block.all()) for block in torch.isfinite(self.half_norms).split(_ADM_BLOCK)]
-
-    def squared_distances(self, rows: slice, other: _Points, columns: slice) -> torch.Tensor:
-        """(rows, columns), float32 tensor of float16 values where ADM's pair of blocks is finite."""
-        assert isinstance(other, _Float16Points)
-        assert _ADM_BLOCK % BLOCK_ROWS == 0  # so that rows lie within one of ADM's blocks
-        if not (self.finite[rows.start // _ADM_BLOCK] and other.finite[columns.start // _ADM_BLOCK]):
-            return super().squared_distances(rows, other, columns)
-        u, v = self.features[rows].half().float(), other.features[columns].half().float()
-        distances = self.half_norms[rows, None] - 2 * linear(u, v).half() + other.half_norms[None, columns]
-        return distances.clamp_(min=0).float()
-
-
-class _Smallest:
-    """For each of N rows, the n columns with the smallest keys, ascending, and their distances: (N, n) each.
-
-    The keys are distances, or distances divided by a scale for each column.
-    """
-
-    def __init__(self, rows: int, n: int, device: torch.device):
-        self.keys = torch.full((rows, n), torch.inf, device=device)
-        self.columns = torch.zeros(rows, n, dtype=torch.int64, device=device)
-        self.distances = torch.full_like(self.keys, torch.inf)
-
-    def merge(
-        self, rows: slice, columns: slice, distances: torch.Tensor, scale: torch.Tensor | None = None
-    ) -> None:
-        """Take further distances (rows, columns) into account; scale: (columns,), or None for 1."""
-        n = self.keys.shape[1]
-        keys = distances if scale is None else distances / scale.clamp(min=torch.finfo(scale.dtype).tiny)
-        new, indices = keys.topk(min(n, keys.shape[1]), dim=1, largest=False)
-        keys = torch.cat([self.keys[rows], new], dim=1)
-        all_columns = torch.cat([self.columns[rows], columns.start + indices], dim=1)
-        all_distances = torch.cat([self.distances[rows], distances.gather(1, indices)], dim=1)
-        self.keys[rows], order = keys.topk(n, dim=1, largest=False, sorted=True)
-        self.columns[rows] = all_columns.gather(1, order)
-        self.distances[rows] = all_distances.gather(1, order)
-
-
-def _nearest(points: _Points, n: int) -> _Smallest:
-    """The n nearest points of each point in its own set, itself included; all of them if there are fewer."""
-    nearest = _Smallest(len(points), min(n, len(points)), points.features.device)
-    blocks = list(row_blocks(len(points)))
-    for i, rows in enumerate(blocks):
-        for columns in blocks[i:]:
-            distances = points.squared_distances(rows, points, columns)
-            nearest.merge(rows, columns, distances)
-            if columns != rows:
-                nearest.merge(columns, rows, distances.T)
-    return nearest

@@ -9,14 +9,17 @@ from typing import Any
 
 _VERSION = 2  # version 1 also covered the protocol's name and descriptions that no code reads
 _FIELDS = ("resize", "network", "inception_score_chunk", "k")
+_ENCODER_FIELDS = ("normalisation", "feature", "precision")  # of protocols whose network is an encoder
 
 
 def protocol_fingerprint(record: Mapping[str, Any]) -> str:
     """Twelve hex digits for everything in a protocol that changes the numbers, the weights included.
 
-    record: the fields of `features.protocols.Protocol`, with `weights` as a mapping that holds `sha256`.
+    record: the fields of `features.protocols.Protocol` or EncoderProtocol, with `weights` as a mapping that
+    holds `sha256`.
     """
     fields = {name: record[name] for name in _FIELDS}
+    fields |= {name: record[name] for name in _ENCODER_FIELDS if name in record}
     fields |= {"weights_sha256": record["weights"]["sha256"], "version": _VERSION}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 

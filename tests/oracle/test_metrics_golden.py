@@ -11,10 +11,11 @@ import torch
 
 from dit_eval.diagnostics.recorded import features, inception_weights
 from dit_eval.diagnostics.recorded.numbers import expected
+from dit_eval.metrics.distances import Float16Points, Points, nearest_neighbours
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.gaussian import Gaussian, Moments
 from dit_eval.metrics.inception_score import InceptionScore
-from dit_eval.metrics.precision_recall import _Float16Points, _nearest, _Points, precision_recall
+from dit_eval.metrics.precision_recall import precision_recall
 from tests.recorded import recorded
 
 Case = tuple[dict[str, np.ndarray], dict[str, Any]]  # features, recorded numbers
@@ -61,9 +62,9 @@ def test_radii_are_exact_and_in_float16_those_of_the_model(case: Case, side: str
     """Also in blocks that fall back to float32. A hundredth may be one rounding step off in float16."""
     arrays, numbers = case
     rows, radii = torch.from_numpy(arrays[f"{side}_pool"]), recorded("knn_radii")
-    exact = _nearest(_Points(side, rows), 4).distances[:, 3].numpy()
+    exact = nearest_neighbours(Points(side, rows), 4).distances[:, 3].numpy()
     np.testing.assert_allclose(exact, radii[f"{numbers['name']}_{side}_f64"], rtol=2e-5)
-    float16 = _nearest(_Float16Points(side, rows), 4).distances[:, 3].numpy()
+    float16 = nearest_neighbours(Float16Points(side, rows), 4).distances[:, 3].numpy()
     near = np.isclose(float16, radii[f"{numbers['name']}_{side}_f16_f32acc"], rtol=2e-5, atol=0)
     assert near.mean() >= 0.99
 

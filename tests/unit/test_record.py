@@ -176,7 +176,7 @@ def replayed(monkeypatch: pytest.MonkeyPatch, recorded: Quantities) -> Quantitie
     now = dict(recorded)
     programs = stored.read_numbers()["programs"]
 
-    def run(self: Environment, runner: str, program: Path, *arguments: str) -> Quantities:
+    def run(self: Environment, runner: str, programs: list[Path], *arguments: str) -> Quantities:
         if runner == "run_dit":
             raise RunFailedError("ended with exit code -15.")
         return {name: value for name, value in now.items() if re.fullmatch(PARTS["sit"].makes, name)}

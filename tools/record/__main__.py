@@ -48,6 +48,10 @@ def _case(name: str, slow: bool = False) -> Part:
     return Part(program="evaluator.py", arguments=("case", name), makes=makes, slow=slow)
 
 
+def _encoders(program: str, makes: str) -> Part:
+    return Part(program=program, arguments=(program,), makes=rf"encoders/{makes}")
+
+
 PARTS = {
     "features": Part(
         program="evaluator.py",
@@ -66,6 +70,10 @@ PARTS = {
     "center_crop": Part(program="center_crop_arr", makes=r"center_crop/.*"),
     "repa": Part(program="REPA", makes=r"repa_jit_samplers/repa_.*"),
     "jit": Part(program="JiT", makes=r"repa_jit_samplers/jit_.*"),
+    "dinov2": _encoders("DINOv2", "dinov2_positions"),
+    "edm2": _encoders("EDM2", r"dinov2_\d+_.*"),
+    "dgm-eval": _encoders("dgm-eval", "dinov2-pil_.*"),
+    "fd-loss": _encoders("FD-Loss", "fdr-.*"),
 }
 
 
@@ -77,13 +85,22 @@ def record(parts: list[str], checkouts: Path | None, torch: str | None) -> tuple
     for name in parts:
         part = PARTS[name]
         program, facts = PROGRAMS[part.program], programs[part.program]
-        folder = collect(program, facts["repository"], facts["commit"], checkouts, BUILD / "sources")
+        folders = [
+            collect(
+                PROGRAMS[needed],
+                programs[needed]["repository"],
+                programs[needed]["commit"],
+                checkouts,
+                BUILD / "sources",
+            )
+            for needed in (part.program, *program.needs)
+        ]
         environment = available[program.environment]
         environment.create()
         versions = environment.versions(list(facts["versions"]))
         start = time.monotonic()
         try:
-            found |= environment.run(program.runner, folder, *part.arguments)
+            found |= environment.run(program.runner, folders, *part.arguments)
         except RunFailedError as error:
             failed.append(name)
             click.echo(f"{name}: {error}", err=True)

@@ -88,6 +88,9 @@ RULES: tuple[Rule, ...] = (  # for floating-point numbers; everything else must 
     (r"sit/(forward_cfg_.*|ode_.*|sde_.*)", (Tolerance(of_largest, 1e-5),)),
     (r"repa_jit_samplers/repa_.*", (Tolerance(of_largest, 1e-6),)),
     (r"repa_jit_samplers/jit_.*", (Tolerance(of_largest, 1e-5),)),
+    (r"encoders/dinov2_positions", (Tolerance(of_largest, 1e-6),)),
+    (r"encoders/.*_fp32_.*", (Tolerance(l2, 1e-5),)),
+    (r"encoders/.*_bf16_.*", (Tolerance(l2, 2e-2),)),
 )
 
 

@@ -72,13 +72,13 @@ class Environment:
         command = [self.python, "-c", _VERSIONS, *names]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    def run(self, runner: str, program: Path, *arguments: str) -> Quantities:
-        """What a runner records. program: the folder from which the original is imported.
+    def run(self, runner: str, programs: Sequence[Path], *arguments: str) -> Quantities:
+        """What a runner records. programs: the folders from which the originals are imported.
 
         The runner sees the recipes in tests/golden and the original; nothing else of this project is
         imported. Raises RunFailedError.
         """
-        path = os.pathsep.join(map(str, (program, ROOT)))  # the original first: it may be called `models`
+        path = os.pathsep.join(map(str, (*programs, ROOT)))  # the original first: it may be called `models`
         with TemporaryDirectory(dir=self.folder) as work:
             ran = subprocess.run(
                 [self.python, "-m", f"tools.record.{runner}", "recorded.npz", *arguments],

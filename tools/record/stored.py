@@ -18,7 +18,7 @@ from dit_eval.io.files import atomic_file, write_json
 from tools.record.quantities import Quantities, flatten, load
 
 FOLDERS = (numbers.FOLDER, Path(__file__).resolve().parents[2] / "tests" / "golden")
-ARRAYS = ("tensorflow_features", "knn_radii", "dit", "sit", "center_crop", "repa_jit_samplers")
+ARRAYS = ("tensorflow_features", "knn_radii", "dit", "sit", "center_crop", "repa_jit_samplers", "encoders")
 NUMBERS = "expected"
 
 

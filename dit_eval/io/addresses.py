@@ -1,0 +1,47 @@
+"""Files at an address: https://… and hf://…, downloaded once into the cache.
+
+A file of which no checksum is published is pinned: its SHA-256 is kept at the first download and compared at
+every later use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import TypeGuard
+
+from dit_eval.errors import UsageError
+from dit_eval.io.assets import Asset, Kind
+
+_ADDRESS = re.compile(r"(https?|hf)://", re.IGNORECASE)
+_HUB = re.compile(
+    r"hf://(?P<kind>datasets/|spaces/)?(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<file>.+)"
+)
+
+
+def is_address(name: object) -> TypeGuard[str]:
+    """True for text that begins with https://, http:// or hf://."""
+    return isinstance(name, str) and _ADDRESS.match(name) is not None
+
+
+def asset_at(address: str, kind: Kind) -> Asset:
+    """The file at an address, to be fetched.
+
+    hf://[datasets/]OWNER/REPOSITORY[@REVISION]/FILE is a public file of Hugging Face, or of HF_ENDPOINT.
+    Raises UsageError for an address of another form.
+    """
+    url = _hub_url(address) if address.lower().startswith("hf://") else address
+    name = re.sub(r"[^\w.-]", "-", Path(url).stem)
+    key = hashlib.sha256(address.encode()).hexdigest()[:12]
+    return Asset(name=f"{name}-{key}", kind=kind, urls=(url,), source=address)
+
+
+def _hub_url(address: str) -> str:
+    match = _HUB.fullmatch(address)
+    if match is None:
+        raise UsageError(f"{address}: expected hf://[datasets/]OWNER/REPOSITORY[@REVISION]/FILE.")
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    kind, revision = match["kind"] or "", match["revision"] or "main"
+    return f"{endpoint.rstrip('/')}/{kind}{match['repository']}/resolve/{revision}/{match['file']}"
