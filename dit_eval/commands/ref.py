@@ -20,7 +20,7 @@ def ref() -> None:
 add_asset_commands(ref, "reference_stats", "reference")
 
 
-@ref.command()
+@ref.command(short_help="Create a reference from images.")
 @click.argument("batch", type=options.IMAGES)
 @click.option("--out", type=options.Output(".npz"), required=True, help="Output .npz file.")
 @options.image_input
