@@ -125,7 +125,7 @@ def test_a_mistyped_file_or_name_is_answered_at_once(arguments: str, tmp_path: P
         ("flops count --model SiT", ["SiT-XL/2"]),
         ("reproduce table2 --model digits", ["digits", "digits-sit"]),
         ("sample --ckpt digits-s", ["file", "digits-sit"]),
-        ("fid batch.npz imagenet-5", ["file", "imagenet-512"]),
+        ("fid batch.npz imagenet-6", ["file", "imagenet-64"]),
         ("doctor batch.npz dig", ["file", "digits"]),
         ("fid --protocol c", ["clean"]),
         ("check result.json --published dit-xl-2-g-1.2", ["dit-xl-2-g-1.25"]),
