@@ -26,7 +26,7 @@ format: $(INSTALLED) ## apply the formatter and the automatic lint fixes
 	$(BIN)/ruff format .
 
 test: unit ## every tier of tests
-	$(BIN)/pytest tests/oracle tests/e2e
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile tests/oracle tests/e2e
 
 unit: $(INSTALLED) ## unit tests, some minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto tests/unit

@@ -19,6 +19,7 @@ from dit_eval.commands.check import check
 from dit_eval.commands.compare import compare
 from dit_eval.commands.demo import demo
 from dit_eval.commands.doctor import doctor
+from dit_eval.commands.fdr6 import fdr6
 from dit_eval.commands.fid import fid
 from dit_eval.commands.flops import flops
 from dit_eval.commands.models import models
@@ -51,6 +52,7 @@ for command in (
     compare,
     demo,
     doctor,
+    fdr6,
     fid,
     flops,
     models,

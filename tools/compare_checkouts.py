@@ -94,7 +94,9 @@ class Recorder:
     def fid(self, samples: Path, reference: str | Path, *options: str | Path) -> None:
         """Measure a batch from the command line and record its numbers."""
         out = self.folder / f"{samples.stem}.measured.json"
-        self.run("fid", samples, reference, *options, "--fid-infinity", "--device", "cpu", "--json", out)
+        self.run(
+            "fid", samples, reference, *options, "--metric", "fid_infinity", "--device", "cpu", "--json", out
+        )
         self.result(out)
 
     def result(self, file: Path) -> None:

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 )
 @click.option("--report", type=options.Output(".html"), help="Write an HTML report with figures and samples.")
 @click.option(
-    "--fid-infinity",
-    is_flag=True,
-    help="Also compute FID∞ (Chong & Forsyth 2020), FID extrapolated from 15 subsets to infinitely many "
-    "images; takes a minute or two for 50,000.",
+    "--metric",
+    "further_metrics",
+    type=click.Choice(["fid_infinity", "kid", "density", "coverage", "mind"]),
+    multiple=True,
+    help="Also compute this metric; can be repeated. fid_infinity takes a minute or two for 50,000 images.",
 )
 @click.option("--no-cache", is_flag=True, help="Neither read nor write cached features.")
 @click.option(
@@ -48,6 +49,7 @@ def fid(
     json_file: Path | None,
     report: Path | None,
     no_cache: bool,
+    further_metrics: tuple[str, ...],
     **settings: Any,
 ) -> None:
     """Evaluate SAMPLES against REF: FID, sFID, IS, precision, recall.
@@ -59,7 +61,8 @@ def fid(
     Several REF are compared in one table; the samples are measured once. --json then writes one file for each
     reference, with its name before the suffix.
     """
-    from dit_eval.evaluation.pipeline import evaluate  # imports torch
+    from dit_eval.evaluation.metric_table import with_optional  # imports torch
+    from dit_eval.evaluation.pipeline import evaluate
     from dit_eval.results.reference_table import reference_table
 
     if len({Path(reference).stem for reference in references}) < len(references):
@@ -68,7 +71,8 @@ def fid(
     if isinstance(samples, Path):
         _refuse_to_overwrite_record(samples, json_file)
     with extraction_bar() as progress:
-        found = evaluate(samples, references, cache=not no_cache, progress=progress, **settings)
+        settings |= {"metrics": with_optional(further_metrics), "cache": not no_cache}
+        found = evaluate(samples, references, progress=progress, **settings)
     if found is None:  # a rank other than 0
         return
     results = [replace(result, command=options.command_line()) for result in found]

@@ -69,7 +69,7 @@ class FeatureExtraction:
 
     def protocol_record(self) -> dict[str, Any]:
         """The protocol section of a Result."""
-        official = assets.lookup("models", self.protocol.weights).sha256
+        official = assets.pinned_sha256(assets.lookup("models", self.protocol.weights))
         weights = {
             "file": self.weights.name,
             "sha256": self.weights_sha256,

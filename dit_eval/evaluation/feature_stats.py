@@ -237,7 +237,7 @@ class DiskRows:
         row_bytes = self.dtype.itemsize * self.dimension
         self._file.seek(row_bytes * start)
         content = self._file.read(row_bytes * (stop - start))
-        return np.frombuffer(content, self.dtype).reshape(-1, self.dimension)
+        return np.frombuffer(content, self.dtype).reshape(max(stop - start, 0), self.dimension)
 
     def rows(self) -> Rows:
         """All rows as an array that is read from disk while it is written elsewhere."""
@@ -246,6 +246,9 @@ class DiskRows:
     def reordered(self, order: np.ndarray) -> DiskRows:
         """The same rows in another order: (N,), the present index of each row."""
         reordered = DiskRows(self.dimension, self.dtype.type)
+        if not self.dimension:
+            reordered._n = self._n
+            return reordered
         rows = np.memmap(self._file, self.dtype, "r", shape=(self._n, self.dimension))
         for block in row_blocks(self._n):
             reordered.append(rows[order[block]])

@@ -17,6 +17,7 @@ from dit_eval.evaluation.extraction import FeatureExtraction
 from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.evaluation.metric_table import MetricInputs, compute_metrics
 from dit_eval.evaluation.prepared_reference import PreparedReference
+from dit_eval.features.protocols import EncoderProtocol
 from dit_eval.metrics.inception_score import SORTED_SCORE_RATIO
 from dit_eval.metrics.precision_recall import require_points
 from dit_eval.results.comparability import result_fingerprint
@@ -100,10 +101,13 @@ def measure(
 
 def _environment(extraction: FeatureExtraction, seconds: float) -> dict[str, Any]:
     device = extraction.extractor.device
+    packages = ["torch", "torch-fidelity", "numpy", "scipy", "pillow"]
+    if isinstance(extraction.protocol, EncoderProtocol):
+        packages.append("timm")
     return {
         "dit_eval": __version__,
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "torch-fidelity", "numpy", "scipy", "pillow")},
+        **{name: version(name) for name in packages},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processes": extraction.rank.count,
         "batch_size": extraction.batch_size,

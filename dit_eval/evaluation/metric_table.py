@@ -6,7 +6,8 @@ enter it in `METRIC_FUNCTIONS`, and name it in `results/metric_names.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,13 +17,17 @@ from dit_eval.errors import StatisticsError, UsageError
 from dit_eval.evaluation.feature_stats import DiskRows, FeatureStats
 from dit_eval.evaluation.prepared_reference import Kind, PreparedReference
 from dit_eval.metrics.by_class import inside_by_class
+from dit_eval.metrics.density_coverage import DensityCoverage, density_coverage
 from dit_eval.metrics.fid_infinity import extrapolated_distance, subset_sizes
 from dit_eval.metrics.frechet import frechet_distance, frechet_influence
 from dit_eval.metrics.gaussian import Gaussian
 from dit_eval.metrics.inception_score import InceptionScore, score_influence
 from dit_eval.metrics.intervals import Interval, interval, proportion_interval, standard_error
+from dit_eval.metrics.kid import SUBSET_SIZE, kernel_distance, subset_kernel_distances
+from dit_eval.metrics.mind import DIRECTIONS, monge_distance
 from dit_eval.metrics.precision_recall import PrecisionRecall, precision_recall
 
+_NO_IMAGES = "the reference has statistics only; it takes reference images"
 _FLOAT16 = "the same, in float16 as on a GPU"
 
 
@@ -82,6 +87,19 @@ class MetricInputs:
         return self._precision_recall(float16=False)
 
     @cached_property
+    def reference_features(self) -> np.ndarray:
+        """Pool features of the reference's images, (N, D) float32."""
+        if self.reference.stats is None:
+            raise MetricMissing(_NO_IMAGES)
+        return self.reference.stats.features
+
+    @cached_property
+    def density_coverage(self) -> DensityCoverage:
+        """The counts behind density and coverage."""
+        with _statistics_missing():
+            return density_coverage(self.reference_features, self.samples.features, device=self.device)
+
+    @cached_property
     def float16(self) -> PrecisionRecall:
         """Precision and recall by ADM's float16 distances on a GPU."""
         return self._precision_recall(float16=True)
@@ -111,7 +129,7 @@ class MetricInputs:
     def _precision_recall(self, *, float16: bool) -> PrecisionRecall:
         manifold = self.reference.manifold(float16)
         if manifold is None:
-            raise MetricMissing("the reference has statistics only; it takes reference images")
+            raise MetricMissing(_NO_IMAGES)
         options = {"k": self.k, "device": self.device, "float16": float16, "intervals": self.intervals}
         return precision_recall(manifold, self.samples.features, **options)
 
@@ -165,6 +183,55 @@ def _exact(exact: PrecisionRecall) -> str:
     return f"{len(exact.reference_inside):,} reference images, exact"
 
 
+def _kid(inputs: MetricInputs) -> Measurement:
+    with _statistics_missing():
+        found = kernel_distance(inputs.reference_features, inputs.samples.features, inputs.device)
+    description = f"{len(inputs.reference_features):,} reference images, all pairs"
+    return Measurement(found.value, description, found.influence, se=found.standard_error)
+
+
+def _kid_subsets(inputs: MetricInputs) -> Measurement:
+    with _statistics_missing():
+        found = subset_kernel_distances(inputs.reference_features, inputs.samples.features, inputs.device)
+    description = f"{len(found)} subsets of {SUBSET_SIZE:,}, whose standard deviation is {found.std():.6f}"
+    return Measurement(float(found.mean()), description)
+
+
+def _density(inputs: MetricInputs) -> Measurement:
+    found = inputs.density_coverage
+    return Measurement(found.density, _balls(found), found.density_influence())
+
+
+def _coverage(inputs: MetricInputs) -> Measurement:
+    found, labels = inputs.density_coverage, inputs.reference.labels
+    by_class = None if labels is None else inside_by_class(found.samples > 0, labels)
+    influence, n = found.coverage_influence(), len(found.samples)
+    return Measurement(
+        found.coverage, _balls(found), influence, by_class, share_of=n, se=found.coverage_error()
+    )
+
+
+def _balls(found: DensityCoverage) -> str:
+    return f"{len(found.samples):,} reference images, k = {found.k}"
+
+
+def _mind(inputs: MetricInputs) -> Measurement:
+    with _statistics_missing():
+        found = monge_distance(inputs.reference_features, inputs.samples.features, inputs.device)
+    return Measurement(
+        found.value, f"{found.n:,} images on each side, {DIRECTIONS:,} directions", found.influence
+    )
+
+
+@contextmanager
+def _statistics_missing() -> Iterator[None]:
+    """Take a StatisticsError of the block for the reason why the metric is missing."""
+    try:
+        yield
+    except StatisticsError as error:
+        raise MetricMissing(str(error)) from None
+
+
 METRIC_FUNCTIONS: dict[str, Callable[[MetricInputs], Measurement]] = {
     "fid": lambda inputs: inputs.fid,
     "fid_infinity": _fid_infinity,
@@ -175,9 +242,31 @@ METRIC_FUNCTIONS: dict[str, Callable[[MetricInputs], Measurement]] = {
     "precision_float16": lambda inputs: Measurement(inputs.float16.precision, _FLOAT16),
     "recall": _recall,
     "recall_float16": lambda inputs: Measurement(inputs.float16.recall, _FLOAT16),
+    "kid": _kid,
+    "kid_subsets": _kid_subsets,
+    "density": _density,
+    "coverage": _coverage,
+    "mind": _mind,
 }
-OPTIONAL = frozenset({"fid_infinity"})  # computed only when asked for
-DEFAULT = tuple(name for name in METRIC_FUNCTIONS if name not in OPTIONAL)
+# Computed only when asked for, with the metrics that come along
+OPTIONAL = {
+    "fid_infinity": ("fid_infinity",),
+    "kid": ("kid", "kid_subsets"),
+    "density": ("density",),
+    "coverage": ("coverage",),
+    "mind": ("mind",),
+}
+DEFAULT = tuple(name for name in METRIC_FUNCTIONS if all(name not in names for names in OPTIONAL.values()))
+
+
+def with_optional(names: Iterable[str]) -> tuple[str, ...]:
+    """ADM's metrics and the named optional ones. Raises UsageError for an unknown name."""
+    chosen = set(DEFAULT)
+    for name in names:
+        if name not in OPTIONAL:
+            raise UsageError(f"unknown further metric {name!r} (known: {', '.join(OPTIONAL)}).")
+        chosen.update(OPTIONAL[name])
+    return tuple(name for name in METRIC_FUNCTIONS if name in chosen)
 
 
 def require_known(names: Iterable[str]) -> tuple[str, ...]:

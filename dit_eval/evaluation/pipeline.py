@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
@@ -12,7 +12,6 @@ from dit_eval.errors import BatchError, UsageError
 from dit_eval.evaluation.evaluator import Evaluator
 from dit_eval.evaluation.extraction import ExtractionProgress, load_extraction
 from dit_eval.evaluation.measurement import SampleSet
-from dit_eval.evaluation.metric_table import METRIC_FUNCTIONS
 from dit_eval.evaluation.references import has_statistics, write_reference
 from dit_eval.io.addresses import asset_at, is_address
 from dit_eval.io.assets import fetch
@@ -31,7 +30,7 @@ class _Options(TypedDict, total=False):
     batch_size: int
     offline: bool
     cache: bool
-    fid_infinity: bool
+    metrics: Collection[str] | None
     ignore_sample_statistics: bool
     image_size: int | None
     crop: str | None
@@ -58,7 +57,7 @@ def evaluate(
     batch_size: int = 64,
     offline: bool = False,
     cache: bool = True,
-    fid_infinity: bool = False,
+    metrics: Collection[str] | None = None,
     ignore_sample_statistics: bool = False,
     image_size: int | None = None,
     crop: str | None = None,
@@ -72,11 +71,11 @@ def evaluate(
     hf://); the reference may also be a registered name or hold stored statistics. Samples may also be uint8
     arrays N×H×W×3, one after another, as from a training loop: they are read once and never stored; see
     `Evaluator`. Several references give a list of Results, for which the samples are measured once. protocol:
-    None takes the reference's own, or "adm" if it names none. fid_infinity: also extrapolate FID to
-    infinitely many samples. image_size, crop, key: how the images of both are read, see
-    `io.crops.ImageOptions`. label: the result's name in tables; None takes that in the record of the samples.
-    Under torchrun the images are shared among the ranks and the Result is rank 0's; other ranks get None. The
-    order of the arguments is samples, reference: ADM's program takes them the other way round.
+    None takes the reference's own, or "adm" if it names none. metrics: names of those to compute, None for
+    the five. image_size, crop, key: how the images of both are read, see `io.crops.ImageOptions`. label: the
+    result's name in tables; None takes that in the record of the samples. Under torchrun the images are
+    shared among the ranks and the Result is rank 0's; other ranks get None. The order of the arguments is
+    samples, reference: ADM's program takes them the other way round.
     Raises DitEvalError for whatever is wrong with the input.
 
     >>> result = dit_eval.evaluate("batch.npz", "digits")
@@ -93,7 +92,7 @@ def evaluate(
         batch_size=batch_size,
         offline=offline,
         cache=cache,
-        metrics=METRIC_FUNCTIONS if fid_infinity else None,
+        metrics=metrics,
         image_options=image_options,
         progress=progress,
     ) as evaluator:

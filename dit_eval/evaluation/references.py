@@ -125,14 +125,14 @@ def write_reference(out: Path, images: Images, stats: FeatureStats, provenance: 
     if out.suffix != ".npz":
         raise UsageError(f"{out}: a reference is an .npz file; name it {out.with_suffix('.npz').name}.")
     pool, spatial = stats.pool, stats.spatial
+    spatial_arrays = {"mu_s": spatial.mean, "sigma_s": spatial.covariance} if len(spatial.mean) else {}
     labels = images.labels()
     npz.write_npz(
         out,
         {
             "mu": pool.mean,
             "sigma": pool.covariance,
-            "mu_s": spatial.mean,
-            "sigma_s": spatial.covariance,
+            **spatial_arrays,
             "arr_0": npz.Rows((len(images), *images.size, 3), np.uint8, images.blocks(256)),
             **({} if labels is None else {"arr_1": labels}),
             _PROVENANCE: np.array(json.dumps(provenance, sort_keys=True)),

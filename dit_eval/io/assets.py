@@ -167,6 +167,17 @@ def is_present(asset: Asset) -> bool:
     return cached_path(asset).is_file()
 
 
+def pinned_sha256(asset: Asset) -> str | None:
+    """The asset's published SHA-256, else that of its first download; None for neither."""
+    pin = _pin(cached_path(asset))
+    return asset.sha256 or (pin.read_text("ascii", "replace").strip() if pin.is_file() else None)
+
+
+def _pin(path: Path) -> Path:
+    """The file beside a download that keeps its SHA-256."""
+    return path.with_name(path.name + ".sha256")
+
+
 @contextmanager
 def downloads_shown(bar: DownloadBar) -> Iterator[None]:
     """Show a progress bar for every download in the block, however deep in the calls it is."""
@@ -225,9 +236,8 @@ def _verify(asset: Asset, path: Path) -> None:
         remedy = "Install dit-eval again."
     else:
         remedy = f"`dit-eval cache clear {asset.name}` removes it; then run again to fetch a fresh copy."
-    pin = path.with_name(path.name + ".sha256")
     try:
-        expected = asset.sha256 or (pin.read_text("ascii", "replace").strip() if pin.is_file() else None)
+        expected = pinned_sha256(asset)
         if expected is None and (problem := _problem(asset, path)):
             raise AssetError(f"{path} is not the registered {asset.name}: it is {problem}. {remedy}")
         found = sha256(path)
@@ -235,7 +245,7 @@ def _verify(asset: Asset, path: Path) -> None:
         raise AssetError(f"{path} cannot be read: {error.strerror or error}. {remedy}") from None
     if expected is None:
         with suppress(AssetError):  # a cache that another user has filled may be read-only
-            write_text(pin, found + "\n", AssetError)
+            write_text(_pin(path), found + "\n", AssetError)
     elif found != expected:
         raise AssetError(
             f"{path} is not the registered {asset.name}: its SHA-256 is {found}, expected {expected}. "

@@ -102,6 +102,6 @@ class Moments:
 
     def _flush(self) -> None:
         block, self._filled = self._block[: self._filled], 0
-        if len(block):
+        if block.size:
             self._sum += block.sum(axis=0)
             self._outer = dsyrk(1.0, block.T, beta=1.0, c=self._outer, overwrite_c=True)

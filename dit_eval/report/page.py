@@ -19,7 +19,7 @@ from dit_eval.report.headline import clearly_best, facts, headline
 from dit_eval.report.pictures import SEARCHED, Picture, Pictures, open_reference_images, open_samples
 from dit_eval.results.compare import compare
 from dit_eval.results.compare_formats import as_csv
-from dit_eval.results.metric_names import HEADLINE, METRICS
+from dit_eval.results.metric_names import METRICS, columns
 from dit_eval.results.names import with_distinct_names
 from dit_eval.results.result import Result
 from dit_eval.results.table2 import ComparableTable, table2
@@ -68,7 +68,7 @@ def write_report(path: str | Path, results: Sequence[Result], *, title: str = "d
     sections = [_section(table, number) for table in table2(results).tables]
     page = environment.get_template("page.html").render(
         title=title,
-        columns={name: METRICS[name].column_title for name in HEADLINE},
+        columns={name: METRICS[name].column_title for name in columns(result.metrics for result in results)},
         headline=headline(sections[0]["table"].results, sections[0]["best"]),
         facts=facts(results),
         sections=sections,

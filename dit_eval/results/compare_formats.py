@@ -16,7 +16,8 @@ from dit_eval.report.terminal import dense_table, natural_width, render_text
 from dit_eval.results.check_formats import markdown_row
 from dit_eval.results.compare import Comparison, Group, Row, Target
 from dit_eval.results.knobs import differing, knob_title
-from dit_eval.results.metric_names import HEADLINE, METRICS
+from dit_eval.results.metric_names import METRICS
+from dit_eval.results.metric_names import columns as metric_columns
 
 Format = Literal["text", "markdown", "latex", "csv", "json"]
 
@@ -74,7 +75,8 @@ def as_csv(comparison: Comparison) -> str:
     """A line for each result, with exact numbers and every knob that differs anywhere."""
     rows = [(number, row) for number, group in enumerate(comparison.groups, 1) for row in group.rows]
     keys = differing([row.knobs for _, row in rows])
-    records = [{"group": number, **_record(row, keys)} for number, row in rows]
+    metrics = metric_columns(row.result.metrics for _, row in rows)
+    records = [{"group": number, **_record(row, keys, metrics)} for number, row in rows]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, records[0], lineterminator="\n")
     writer.writeheader()
@@ -234,12 +236,12 @@ def _latex_cell(cell: _Cell) -> str:
     return f"{cell.value}{interval}" + (rf"\rlap{{$^{{{mark}}}$}}" if mark else "")
 
 
-def _record(row: Row, keys: Sequence[str]) -> dict[str, Any]:
+def _record(row: Row, keys: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
     """The row as values by name of the column."""
     result = row.result
     record: dict[str, Any] = {"name": row.name, "label": result.label, "date": result.date}
     record |= {"step": row.training.step, **{key: row.knobs.get(key) for key in keys}}
-    for metric in HEADLINE:
+    for metric in metrics:
         ends, compared = result.intervals.get(metric, {}), row.comparisons.get(metric)
         record[metric] = result.metrics.get(metric)
         record |= {f"{metric}_{end}": ends.get(end) for end in ("low", "high")}

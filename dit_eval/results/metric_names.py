@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 
@@ -54,5 +55,17 @@ METRICS = {
     "precision_float16": MetricName(label="ADM's float16", parent="precision"),
     "recall": MetricName(label="Recall", column="Rec."),
     "recall_float16": MetricName(label="ADM's float16", parent="recall"),
+    "kid": MetricName(label="KID", column="KID", lower_is_better=True, digits=6, column_digits=5),
+    "kid_subsets": MetricName(label="mean of subsets", parent="kid", digits=6),
+    "density": MetricName(label="Density", column="Dens."),
+    "coverage": MetricName(label="Coverage", column="Cov."),
+    "mind": MetricName(label="MIND", column="MIND", lower_is_better=True),
 }
+ADM = ("fid", "sfid", "inception_score", "precision", "recall")  # what ADM's evaluator prints
 HEADLINE = tuple(name for name, metric in METRICS.items() if not metric.parent)
+
+
+def columns(measured: Iterable[Collection[str]]) -> tuple[str, ...]:
+    """The columns of a table of results: ADM's five metrics, and others that a result has."""
+    present = {name for names in measured for name in names}
+    return tuple(name for name in HEADLINE if name in ADM or name in present)

@@ -17,7 +17,7 @@ from dit_eval.results.comparability import (
     differences,
     differences_from_papers,
 )
-from dit_eval.results.metric_names import HEADLINE, METRICS
+from dit_eval.results.metric_names import HEADLINE, METRICS, columns
 from dit_eval.results.names import with_distinct_names
 from dit_eval.results.published import Published, architecture, published_results
 from dit_eval.results.result import Result, short_count
@@ -97,14 +97,15 @@ class ComparableTable:
         table = dense_table()
         table.title, table.title_justify = self.title, "left"
         table.add_column("model", overflow="fold")
-        for heading in ("n", *(METRICS[name].column_title for name in HEADLINE)):
+        names = columns(row.metrics for row in self.rows)
+        for heading in ("n", *(METRICS[name].column_title for name in names)):
             table.add_column(heading, justify="right", no_wrap=True)
         for rows in (self.paper, self.rows):
             for row in rows:
-                table.add_row(row.name, short_count(row.n), *row.cells().values())
+                table.add_row(row.name, short_count(row.n), *(row.cells()[name] for name in names))
                 for label, cells in (("± 95 %", row.intervals()), ("minus the paper's", row.differences())):
                     if cells:
-                        table.add_row(f"  {label}", "", *(cells.get(name, "") for name in HEADLINE))
+                        table.add_row(f"  {label}", "", *(cells.get(name, "") for name in names))
             table.add_section()
         return render_text(table, *self.notes, width=width)
 

@@ -38,7 +38,7 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
 @click.command()
 @click.option("--steps", default=300, show_default=True)
 @click.option("--every", default=100, show_default=True, help="Steps between evaluations; 0 for none.")
-@click.option("--num", default=500, show_default=True, help="Images per evaluation.")
+@click.option("--images", "num", default=500, show_default=True, help="Images per evaluation.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("run"), show_default=True)
 def main(steps: int, every: int, num: int, folder: Path) -> None:
     """Train a flow model of the digits and evaluate its averaged weights."""

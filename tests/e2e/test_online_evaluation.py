@@ -46,7 +46,7 @@ def train(folder: Path, *arguments: str, ranks: int = 1) -> subprocess.Completed
 
 
 def test_a_training_has_the_same_losses_and_weights_with_and_without_evaluation(tmp_path: Path) -> None:
-    shown = train(tmp_path / "with", "--every", "100", "--num", "100").stdout
+    shown = train(tmp_path / "with", "--every", "100", "--images", "100").stdout
     assert [line.split(":")[0] for line in shown.splitlines()] == ["step 100", "step 200", "step 300"]
     train(tmp_path / "without", "--every", "0")
     runs = [torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("with", "without")]
@@ -58,7 +58,7 @@ def test_a_training_has_the_same_losses_and_weights_with_and_without_evaluation(
 
 
 def test_two_ranks_of_a_training_evaluate_together(tmp_path: Path) -> None:
-    shown = train(tmp_path, "--steps", "2", "--every", "2", "--num", "100", ranks=2).stdout
+    shown = train(tmp_path, "--steps", "2", "--every", "2", "--images", "100", ranks=2).stdout
     assert shown.startswith("step 2: loss ")
 
 

@@ -78,7 +78,10 @@ def test_nothing_scrolls_sideways_complains_or_is_asked_for(tmp_path) -> None:
     few, many = ({"label": [*range(k)], "n": [9] * k, "inside": [5] * k} for k in (10, 1000))
     results = [
         *(
-            replace(handmade(cfg=cfg, error=0.5), classes={"precision": few, "recall": many})
+            replace(
+                handmade(cfg=cfg, error=0.5, kid=0.01, density=0.9, coverage=0.8, mind=12.3),
+                classes={"precision": few, "recall": many},
+            )
             for cfg in (1.0, 1.25, 1.5)
         ),
         replace(

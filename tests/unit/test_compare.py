@@ -23,7 +23,7 @@ from dit_eval.errors import ResultError, UsageError
 from dit_eval.report.history import draw_history
 from dit_eval.results.compare import compare
 from dit_eval.results.compare_formats import render
-from dit_eval.results.metric_names import HEADLINE, METRICS
+from dit_eval.results.metric_names import ADM, HEADLINE, METRICS
 from dit_eval.results.result import Result
 from tests.handmade import handmade
 
@@ -272,7 +272,7 @@ def test_a_history_has_a_panel_for_each_metric_and_a_curve_with_a_band_for_each_
     ]
     figure = draw_history(compare(*rows).groups)
     panels = [axes for axes in figure.axes if axes.lines]
-    assert [axes.get_ylabel() for axes in panels] == [METRICS[name].title for name in HEADLINE]
+    assert [axes.get_ylabel() for axes in panels] == [METRICS[name].title for name in ADM]
     for axes in panels:
         assert [container.get_label() for container in axes.containers] == ["run a", "run b"]
         assert len(axes.collections) == 2 * 2  # a band and error bars for each run

@@ -13,6 +13,7 @@ from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from dit_eval.evaluation.feature_stats import _IN_FLIGHT, FeatureStats
+from dit_eval.evaluation.metric_table import with_optional
 from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.features.digits import DigitsNetwork
 from dit_eval.features.extractor import NETWORKS, FeatureExtractor
@@ -174,7 +175,7 @@ def test_an_evaluation_runs_on_the_device_from_beginning_to_end(tmp_path: Path, 
         with fake_cuda() as calls:
             result = evaluate(
                 tmp_path / "samples.npz", tmp_path / "reference.npz", protocol="digits", device="cuda",
-                batch_size=16, cache=cache, fid_infinity=True,
+                batch_size=16, cache=cache, metrics=with_optional(["fid_infinity"]),
             )  # fmt: skip
         assert result is not None
         assert result.samples["cached"] == cached

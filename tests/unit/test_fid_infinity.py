@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from dit_eval.cli import main
 from dit_eval.errors import StatisticsError
+from dit_eval.evaluation.metric_table import with_optional
 from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.io import assets
 from dit_eval.io.npz import members, write_npz
@@ -78,7 +79,8 @@ def digits(path: Path, n: int) -> Path:
 
 
 def measured(samples: Path, reference: str | Path = "digits", *, fid_infinity: bool) -> Result:
-    result = evaluate(samples, reference, protocol="digits", device="cpu", fid_infinity=fid_infinity)
+    metrics = with_optional(["fid_infinity"]) if fid_infinity else None
+    result = evaluate(samples, reference, protocol="digits", device="cpu", metrics=metrics)
     assert result is not None
     return result
 
@@ -108,7 +110,7 @@ def test_too_few_images_and_a_reference_without_statistics_have_none_for_a_reaso
 
 def test_the_command_writes_it_on_request(tmp_path: Path) -> None:
     samples, out = digits(tmp_path / "b.npz", 300), tmp_path / "result.json"
-    arguments = ["fid", str(samples), "digits", "--json", str(out), "--fid-infinity"]
+    arguments = ["fid", str(samples), "digits", "--json", str(out), "--metric", "fid_infinity"]
     done = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert "FID∞" in done.stdout
     assert "fid_infinity" in read_result(out).metrics

@@ -9,8 +9,14 @@ import pytest
 
 import dit_eval
 from dit_eval.evaluation import metric_table
-from dit_eval.evaluation.metric_table import DEFAULT, METRIC_FUNCTIONS, Measurement, MetricInputs
-from dit_eval.results.metric_names import HEADLINE, METRICS
+from dit_eval.evaluation.metric_table import (
+    DEFAULT,
+    METRIC_FUNCTIONS,
+    OPTIONAL,
+    Measurement,
+    MetricInputs,
+)
+from dit_eval.results.metric_names import ADM, HEADLINE, METRICS
 from dit_eval.results.result import Result
 
 RNG = np.random.default_rng(0)
@@ -26,7 +32,8 @@ def evaluated(folder: Path, reference: str | Path = "digits") -> Result:
 
 def test_every_metric_has_a_function_and_a_name() -> None:
     assert list(METRIC_FUNCTIONS) == list(METRICS)
-    assert {*METRIC_FUNCTIONS} - {*DEFAULT} == {"fid_infinity"}
+    assert {*METRIC_FUNCTIONS} - {*DEFAULT} == {name for names in OPTIONAL.values() for name in names}
+    assert {*DEFAULT} - {name for name in METRICS if METRICS[name].parent} == {*ADM}
     assert {METRICS[name].parent for name in METRICS} <= {"", *HEADLINE}
     assert all(METRICS[name].column for name in HEADLINE)
 

@@ -24,7 +24,7 @@ from dit_eval.report.figures import FIGURES, PALETTE, figures, svg
 from dit_eval.report.page import SAMPLES, write_report
 from dit_eval.report.pictures import SEARCHED, Pictures, open_reference_images, open_samples
 from dit_eval.report.plots import save_figures
-from dit_eval.results.metric_names import HEADLINE
+from dit_eval.results.metric_names import ADM
 from dit_eval.results.metric_names import METRICS as METRIC_NAMES
 from dit_eval.results.result import Result
 from tests.handmade import handmade
@@ -37,7 +37,7 @@ GUIDED = [
         (1.5, 2.3, 0.83, 0.57, 29.1),
     )
 ]
-EVERY = [f"{metric}-results" for metric in HEADLINE]
+EVERY = [f"{metric}-results" for metric in ADM]
 SCRIPT = "<script>alert('$\\frac{\"&')</script>"  # neither HTML nor mathtext
 SIZE, N = 8, 40
 
