@@ -80,7 +80,7 @@ def run() -> None:
     """Entry point of the console script: run `main` and exit with the documented codes."""
     state = {"debug": False}
     try:
-        code = main.main(standalone_mode=False, obj=state)
+        code = main.main(prog_name="dit-eval", standalone_mode=False, obj=state)
     except click.ClickException as error:
         error.show()
         code = 2

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dit_eval.commands import options
+from dit_eval.commands.colour import colour, colour_verdicts
 from dit_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,10 +17,21 @@ if TYPE_CHECKING:
     from dit_eval.results.check_settings import Amount
 
 
+def _published_names() -> list[str]:
+    from dit_eval.results.published import published_results  # imports numpy
+
+    return list(published_results())
+
+
 @click.command()
-@click.argument("result", type=options.FILE)
+@click.argument("result", type=options.RESULT)
 @click.option("--baseline", type=options.FILE, help="JSON of an earlier result.")
-@click.option("--published", metavar="NAME", help="Published row, e.g. dit-xl-2-g-1.50.")
+@click.option(
+    "--published",
+    metavar="NAME",
+    shell_complete=options.completed_by(_published_names),
+    help="Published row, e.g. dit-xl-2-g-1.50.",
+)
 @click.option(
     "--tolerance",
     metavar="METRIC=AMOUNT",
@@ -103,7 +115,8 @@ def check(
         click.echo(baseline)
         return
     report = run_check(result, baseline, published=published, **settings)
-    click.echo(render(report, style))
+    text = render(report, style)
+    click.echo(colour_verdicts(text) if style == "text" else text, color=colour())
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if style == "github" and summary:
         with Path(summary).open("a", encoding="utf-8") as stream:

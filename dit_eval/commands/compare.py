@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dit_eval.commands import options
+from dit_eval.commands.colour import colour, colour_marks
 from dit_eval.commands.progress import terminal_width
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("results", nargs=-1, required=True, type=options.PATH)
+@click.argument("results", nargs=-1, required=True, type=options.RESULTS)
 @click.option(
     "--to",
     type=click.Choice(["first", "best"]),
@@ -61,4 +62,7 @@ def compare(results: tuple[Path, ...], to: Target, by: Order, style: Format, plo
         from dit_eval.report.history import plot_history  # imports matplotlib
 
         plot_history(plot, comparison)
-    click.echo(as_text(comparison, terminal_width()) if style == "text" else render(comparison, style))
+    if style == "text":
+        click.echo(colour_marks(as_text(comparison, terminal_width())), color=colour())
+    else:
+        click.echo(render(comparison, style))

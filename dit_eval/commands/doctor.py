@@ -12,8 +12,8 @@ from dit_eval.commands.progress import extraction_bar
 
 
 @click.command()
-@click.argument("batch", type=options.PATH)
-@click.argument("reference", metavar="[REF]", required=False)
+@click.argument("batch", type=options.IMAGES)
+@click.argument("reference", metavar="[REF]", required=False, type=options.REFERENCE)
 @options.feature_extraction
 @click.option("--pixels-only", is_flag=True, help="Skip the checks that need a feature network.")
 @click.pass_context
@@ -21,8 +21,6 @@ def doctor(
     context: click.Context,
     batch: Path,
     reference: str | None,
-    pixels_only: bool,
-    protocol: str | None,
     **settings: Any,
 ) -> None:
     """Find problems in BATCH that would affect its metrics.
@@ -30,19 +28,10 @@ def doctor(
     Looks for class-sorted order, duplicates, JPEG artefacts, NaN and more; with REF, a file or a registered
     name, also for deviations from the reference. Exits with 1 if a problem makes the metrics wrong.
     """
-    from dit_eval.diagnostics.doctor import diagnose
-    from dit_eval.evaluation.references import open_reference
+    from dit_eval.diagnostics.doctor import doctor as find_problems  # imports numpy
 
-    opened = open_reference(reference, offline=settings["offline"]) if reference else None
-    extraction = None
-    if not pixels_only:
-        from dit_eval.evaluation.extraction import load_extraction  # imports torch
-
-        extraction = load_extraction(protocol or (opened.protocol if opened else None), **settings)
     with extraction_bar() as progress:
-        problems = diagnose(batch, opened, extraction, progress)
-    for note in opened.notes if opened else ():
-        click.echo(f"warning: {note}", err=True)
+        problems = find_problems(batch, reference, progress=progress, **settings)
     for problem in problems:
         click.echo(f"{'error' if problem.invalidates else 'warning'}: {problem.name}: {problem.description}.")
         click.echo(f"    effect: {problem.effect}.")

@@ -15,7 +15,7 @@ _SPACES = ("inception", "convnext", "dinov2", "mae", "siglip2", "clip")
 
 
 @click.command()
-@click.argument("samples", metavar="BATCH", type=options.PATH_OR_ADDRESS)
+@click.argument("samples", metavar="BATCH", type=options.IMAGES_OR_ADDRESS)
 @click.option(
     "--train",
     type=options.FOLDER,

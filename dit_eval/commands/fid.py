@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("samples", type=options.PATH_OR_ADDRESS)
-@click.argument("references", metavar="REF...", nargs=-1, required=True)
+@click.argument("samples", type=options.IMAGES_OR_ADDRESS)
+@click.argument("references", metavar="REF...", nargs=-1, required=True, type=options.REFERENCE)
 @options.image_input
 @options.feature_extraction
 @options.label

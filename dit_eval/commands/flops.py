@@ -55,9 +55,15 @@ def table(style: Format, image_size: int, block: str) -> None:
 
 
 @flops.command()
-@click.option("--model", metavar="NAME", required=True, help="As for `dit-eval sample`.")
+@click.option(
+    "--model",
+    metavar="NAME",
+    required=True,
+    shell_complete=options.completed_by(options.model_names),
+    help="As for `dit-eval sample`.",
+)
 @options.model_args
-@click.option("--ckpt", metavar="NAME|FILE", help="Registered name or file of the weights.")
+@options.ckpt
 @options.device
 def count(model: str, model_args: dict[str, Any], ckpt: str | None, device: str) -> None:
     """Count the MACs of one evaluation of a model for one image.
@@ -70,8 +76,13 @@ def count(model: str, model_args: dict[str, Any], ckpt: str | None, device: str)
 
 
 @flops.command()
-@click.argument("results", nargs=-1, type=options.FILE)
-@click.option("--out", type=options.Output(".png", ".svg"), required=True, help="Output .png or .svg file.")
+@click.argument("results", nargs=-1, type=options.RESULT)
+@click.option(
+    "--out",
+    type=options.Output(".png", ".svg", ".pdf"),
+    required=True,
+    help="Output .png, .svg or .pdf file.",
+)
 @image_size
 def plot(results: tuple[Path, ...], out: Path, image_size: int) -> None:
     """Plot Gflops against parameters, and FID against Gflops.

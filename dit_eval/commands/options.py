@@ -3,32 +3,98 @@
 from __future__ import annotations
 
 import ast
+import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+
+from dit_eval.errors import AssetError, BatchError, CheckpointError, DitEvalError, ResultError
+from dit_eval.io import assets
+from dit_eval.io.addresses import is_address
 
 Command = Callable[..., Any]
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
-PATH = click.Path(path_type=Path)
 
 
-class _PathOrAddress(click.Path):
-    """A path, or text that begins with https:// or hf://."""
+class Input(click.Path):
+    """A file, or with `folder` also a folder, to read. A missing one is refused before torch is loaded."""
+
+    def __init__(self, error: type[DitEvalError] = BatchError, *, folder: bool = True):
+        super().__init__(dir_okay=folder, path_type=Path)
+        self.error = error
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
-        from dit_eval.io.addresses import is_address
+        """The path. Raises the error unless it exists."""
+        path = Path(str(super().convert(value, param, ctx)))
+        if not path.exists():
+            raise self.error(f"{path}: no such file{' or folder' if self.dir_okay else ''}.")
+        return path
 
-        return value if is_address(value) else Path(str(super().convert(value, param, ctx)))
+
+class _InputOrAddress(Input):
+    """The same, or text that begins with https:// or hf://."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        """The path or the address."""
+        return value if is_address(value) else super().convert(value, param, ctx)
 
 
-PATH_OR_ADDRESS = _PathOrAddress(path_type=Path)
+class NamedInput(click.ParamType):
+    """A file or a folder to read, an address, or the name of a registered asset, as text; nothing else."""
+
+    name = "input"
+
+    def __init__(self, kind: assets.Kind):
+        self.kind: assets.Kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text. Raises BatchError for a path, and UsageError for a name, that does not exist."""
+        path = Path(value)
+        if not path.exists() and not is_address(value):
+            if path.suffix or len(path.parts) > 1:
+                raise BatchError(f"{path}: no such file or folder.")
+            assets.lookup(self.kind, value)
+        return value
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Registered names, and files."""
+        names = [CompletionItem(name) for name in assets.manifest(self.kind) if name.startswith(incomplete)]
+        return [CompletionItem(incomplete, type="file"), *names]
+
+
+IMAGES = Input()
+IMAGES_OR_ADDRESS = _InputOrAddress()
+RESULT = Input(ResultError, folder=False)
+RESULTS = Input(ResultError)  # or folders of them
+REFERENCE = NamedInput("reference_stats")
+
+
+def completed_by(names: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
+    """The attribute `shell_complete` of an option whose values have these names."""
+    return lambda context, option, incomplete: [name for name in names() if name.startswith(incomplete)]
+
+
+def model_names() -> list[str]:
+    """The registered models, by their own names and by those of their architectures."""
+    entries = [entry for entry in assets.manifest("models").values() if entry.role == "dit"]
+    architectures = dict.fromkeys(f"{entry.family}-{entry.model}" for entry in entries if entry.model)
+    return [*(entry.name for entry in entries), *architectures]
+
+
+def _protocol_names() -> list[str]:
+    from dit_eval.features.protocols import PROTOCOLS
+
+    return list(PROTOCOLS)
 
 
 class Output(click.Path):
@@ -57,9 +123,25 @@ class Output(click.Path):
 label = click.option("--label", metavar="TEXT", help="Name in tables and reports.")
 inception = click.option(
     "--inception",
-    type=FILE,
+    type=Input(AssetError, folder=False),
     help="Weights of the feature network (.pth or .safetensors), instead of the registered file.  "
     "[default for protocols with the Inception: $DIT_EVAL_INCEPTION]",
+)
+
+
+def _require_weights(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Refuse a missing file before torch is loaded."""
+    if value is not None and not Path(value).exists() and value not in assets.manifest("models"):
+        raise CheckpointError(f"{value}: no such file, and no registered name (see `dit-eval models list`).")
+    return value
+
+
+ckpt = click.option(
+    "--ckpt",
+    metavar="NAME|FILE",
+    callback=_require_weights,
+    shell_complete=NamedInput("models").shell_complete,
+    help="Registered name or file of the weights.",
 )
 device = click.option(
     "--device",
@@ -83,6 +165,22 @@ precision = click.option(
 )
 compile_network = click.option(
     "--compile", is_flag=True, help="Compile the blocks of the network with torch.compile."
+)
+
+
+def _limit_threads(context: click.Context, option: click.Parameter, value: int | None) -> None:
+    """Set the variable that torch and BLAS read when they are loaded, which is later."""
+    if value is not None:
+        os.environ["OMP_NUM_THREADS"] = str(value)
+
+
+threads = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    callback=_limit_threads,
+    expose_value=False,
+    help="Number of CPU threads for the computation.  [default: $OMP_NUM_THREADS, else one per core]",
 )
 offline = click.option("--offline", is_flag=True, help="Do not use the network; use cached files only.")
 batch_size = click.option(
@@ -153,11 +251,12 @@ def feature_extraction(command: Command) -> Command:
     protocol = click.option(
         "--protocol",
         metavar="NAME",
+        shell_complete=completed_by(_protocol_names),
         help="Evaluation protocol: adm (as in the papers), clean (clean-fid's resize), digits (the bundled "
         "digits), dinov2 or dinov2-pil (FD-DINOv2), or fdr-… (a space of FDr⁶).  [default: the reference's, "
         "else adm]",
     )
-    for option in (offline, device, batch_size, inception, protocol):  # shown in reverse order
+    for option in (offline, threads, device, batch_size, inception, protocol):  # shown in reverse order
         command = option(command)
     return command
 

@@ -1,4 +1,4 @@
-"""Progress bars on standard error, and the width of the terminal."""
+"""Progress on standard error, bars on a terminal and lines elsewhere, and the width of the terminal."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
+
+import click
 
 if TYPE_CHECKING:  # rich is loaded with the first bar, which keeps --help fast
     from rich.progress import Progress, ProgressColumn
 
     from dit_eval.generation.pipeline import SamplingProgress
     from dit_eval.search.pipeline import SweepProgress
+
+LINE_EVERY_S = 30  # without a terminal, as in a job's log file
 
 
 def terminal_width() -> int:
@@ -23,9 +28,10 @@ def terminal_width() -> int:
 
 @contextmanager
 def extraction_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A callback (name, images done, total) that draws one bar per name; silent unless stderr is a terminal.
+    """A callback (name, images done, total) that draws one bar per name.
 
-    Like every bar here it appears with the first call, so that another bar can be shown before.
+    Without a terminal it prints a line every 30 seconds. Like every bar here, one appears with the first
+    call, so that another bar can be shown before.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
     from rich.text import Text
@@ -36,13 +42,15 @@ def extraction_bar() -> Iterator[Callable[[str, int, int], None]]:
             return Text(f"{speed:.1f} images/s" if speed else "")
 
     with _bars(BarColumn(), MofNCompleteColumn(), ImagesPerSecond(), TimeRemainingColumn()) as bars:
-        tasks = {}
+        tasks, lines = {}, _Lines()
 
         def update(name: str, done: int, total: int) -> None:
+            if bars.disable:
+                return lines.update(name, done, total)
             if name not in tasks:
                 tasks[name] = bars.add_task(name, total=total)
             bars.update(tasks[name], completed=done)
-            bars.start()
+            return bars.start()
 
         yield update
 
@@ -61,21 +69,23 @@ def download_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
 
 @contextmanager
 def sampling_bar() -> Iterator[Callable[[SamplingProgress], None]]:
-    """A callback that draws the progress of sampling."""
+    """A callback that draws the progress of sampling, or prints a line every 30 seconds."""
     from rich.progress import BarColumn, TimeRemainingColumn
 
     count, speed = "{task.completed:,.0f}/{task.total:,.0f} images", "{task.fields[speed]}"
     with _bars(BarColumn(), count, speed, TimeRemainingColumn(elapsed_when_finished=True)) as bars:
         task = bars.add_task("sampling", total=None, speed="")
-        start = time.monotonic()
+        start, lines = time.monotonic(), _Lines()
 
         def update(progress: SamplingProgress) -> None:
+            if bars.disable:
+                return lines.update("sampling", progress.done, progress.total)
             seconds = time.monotonic() - start
             speed = f"{progress.done / seconds:.3g} images/s"
             if progress.flops:
                 speed += f", {progress.flops / seconds / 1e12:.3g} TFLOP/s"
             bars.update(task, completed=progress.done, total=progress.total, speed=speed)
-            bars.start()
+            return bars.start()
 
         yield update
 
@@ -111,9 +121,34 @@ def _bars(*columns: str | ProgressColumn, any_rank: bool = False) -> Iterator[Pr
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    shown = console.is_terminal and (any_rank or os.environ.get("LOCAL_RANK", "0") == "0")
+    shown = console.is_terminal and (any_rank or _is_first_rank())
     bars = Progress("{task.description}", *columns, console=console, transient=True, disable=not shown)
     try:
         yield bars
     finally:
         bars.stop()
+
+
+class _Lines:
+    """Progress as lines, at most one in LINE_EVERY_S seconds, printed by the first rank of a machine."""
+
+    def __init__(self) -> None:
+        self._starts: dict[str, tuple[float, float]] = {}  # time of the first call, and images done then
+        self._last = time.monotonic()
+
+    def update(self, name: str, done: float, total: float) -> None:
+        """Print what is done, how fast, and how long the rest takes, if it is time."""
+        now = time.monotonic()
+        start, before = self._starts.setdefault(name, (now, done))
+        if now - self._last < LINE_EVERY_S or not _is_first_rank():
+            return
+        self._last = now
+        line = f"{name}: {done:,.0f} of {total:,.0f} images"
+        if done > before:
+            rate = (done - before) / (now - start)
+            line += f", {rate:.3g} images/s, {timedelta(seconds=round((total - done) / rate))} left"
+        click.echo(line, err=True)
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") == "0"

@@ -20,8 +20,8 @@ def ref() -> None:
 add_asset_commands(ref, "reference_stats", "reference")
 
 
-@ref.command()
-@click.argument("batch", type=options.PATH)
+@ref.command(short_help="Create a reference from images.")
+@click.argument("batch", type=options.IMAGES)
 @click.option("--out", type=options.Output(".npz"), required=True, help="Output .npz file.")
 @options.image_input
 @options.feature_extraction

@@ -19,7 +19,7 @@ def add_asset_commands(group: click.Group, kind: assets.Kind, noun: str) -> None
         print_assets(kind)
 
     @group.command(help=f"Download and verify the registered {noun} NAME.")
-    @click.argument("name")
+    @click.argument("name", shell_complete=options.completed_by(lambda: assets.manifest(kind)))
     @options.offline
     def fetch(name: str, offline: bool) -> None:
         click.echo(assets.fetch(assets.lookup(kind, name), offline=offline))

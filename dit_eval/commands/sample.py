@@ -43,10 +43,11 @@ def _number(
         "--model",
         metavar="NAME",
         default="XL/2",
+        shell_complete=options.completed_by(options.model_names),
         help="Architecture, registered name, plug-in module:function, or diffusers:FOLDER.",
     ),
     options.model_args,
-    click.option("--ckpt", metavar="NAME|FILE", help="Registered name or file of the weights."),
+    options.ckpt,
     _number("--image-size", "Size in pixels; 256 or 512 for public models."),
     click.option("--vae", metavar="ema|mse|DIR", help="VAE that decodes the latents.  [default: ema]"),
 )
@@ -104,6 +105,7 @@ def _number(
     options.precision,
     options.compile_network,
     options.device,
+    options.threads,
     click.option("--shard", metavar="K/N", callback=_parse_shard, help="Run as part K of N of a job array."),
 )
 @cloup.option_group(

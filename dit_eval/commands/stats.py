@@ -21,7 +21,7 @@ def stats() -> None:
 
 
 @stats.command("merge")
-@click.argument("files", nargs=-1, required=True, type=options.FILE)
+@click.argument("files", nargs=-1, required=True, type=options.Input(folder=False))
 @out
 def merge_command(files: tuple[Path, ...], out: Path) -> None:
     """Compute the statistics of the images of all FILES together."""
@@ -31,8 +31,8 @@ def merge_command(files: tuple[Path, ...], out: Path) -> None:
 
 
 @stats.command("subtract")
-@click.argument("whole", type=options.FILE)
-@click.argument("part", type=options.FILE)
+@click.argument("whole", type=options.Input(folder=False))
+@click.argument("part", type=options.Input(folder=False))
 @out
 def subtract_command(whole: Path, part: Path, out: Path) -> None:
     """Compute the statistics of WHOLE without the images of PART."""
@@ -42,7 +42,7 @@ def subtract_command(whole: Path, part: Path, out: Path) -> None:
 
 
 @stats.command()
-@click.argument("files", nargs=-1, required=True, type=options.FILE)
+@click.argument("files", nargs=-1, required=True, type=options.Input(folder=False))
 def show(files: tuple[Path, ...]) -> None:
     """Show the number of images and the protocol of FILES."""
     from dit_eval.evaluation.stats_files import read_stats

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("table2")
-@click.argument("results", nargs=-1, type=options.FILE)
+@click.argument("results", nargs=-1, type=options.RESULT)
 def table(results: tuple[Path, ...]) -> None:
     """Print table 2 of the DiT paper with rows for RESULTS.
 
@@ -34,7 +34,13 @@ def reproduce() -> None:
 
 @reproduce.command("table2")
 @click.option("--out", type=options.FOLDER, required=True, help="Folder for batches, results and report.")
-@click.option("--model", default="XL/2", show_default=True, help="Registered model.")
+@click.option(
+    "--model",
+    default="XL/2",
+    show_default=True,
+    shell_complete=options.completed_by(options.model_names),
+    help="Registered model.",
+)
 @options.num_samples(help="Images per batch.  [default: the model's, or 50000]")
 @options.inception
 @options.device

@@ -119,6 +119,9 @@ def count_flops(
     "conditioning": linear layers that see only t and y (in-context tokens are part of the sequence);
     "convolution": the patch embedding; "attention": its two matrix products; "linear": all other layers.
     Raises UsageError for an unknown model or block, or a size that the model cannot process.
+
+    >>> round(dit_eval.count_flops("XL/2").macs / 1e9, 2)
+    118.62
     """
     if input_size is None:
         input_size = _latent_size(image_size)

@@ -6,6 +6,7 @@ One pass over the pixels, one over the labels and, with a feature network, one o
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dit_eval.diagnostics.pixel_stats import COLOURS, PixelStats, scan_pixels
+from dit_eval.errors import DitEvalWarning
 from dit_eval.evaluation.references import Reference, open_reference
 from dit_eval.features.protocols import Protocol
 from dit_eval.io import npz
@@ -50,6 +52,45 @@ class Problem:
     description: str
     effect: str
     remedy: str
+
+
+def doctor(
+    batch: str | Path,
+    reference: str | Path | None = None,
+    *,
+    protocol: str | None = None,
+    inception: str | Path | None = None,
+    device: str = "auto",
+    batch_size: int = 64,
+    offline: bool = False,
+    pixels_only: bool = False,
+    progress: ExtractionProgress | None = None,
+) -> list[Problem]:
+    """Find problems in a batch of images that would affect its metrics.
+
+    reference: a path or a registered name, to find deviations from it too; pixels_only: skip the checks that
+    need a feature network; the other parameters: see `evaluate`. Raises DitEvalError for a file that cannot
+    be read.
+
+    >>> [problem.name for problem in dit_eval.doctor("batch.npz", "digits")]
+    ['colours', 'few']
+    """
+    opened = open_reference(reference, offline=offline) if reference else None
+    extraction = None
+    if not pixels_only:
+        from dit_eval.evaluation.extraction import load_extraction  # imports torch
+
+        extraction = load_extraction(
+            protocol or (opened.protocol if opened else None),
+            inception=inception,
+            device=device,
+            batch_size=batch_size,
+            offline=offline,
+        )
+    problems = diagnose(Path(batch), opened, extraction, progress)
+    for note in opened.notes if opened else ():  # some are known only after the images have been read
+        warnings.warn(note, DitEvalWarning, stacklevel=2)
+    return problems
 
 
 def diagnose(

@@ -77,6 +77,10 @@ def evaluate(
     shared among the ranks and the Result is rank 0's; other ranks get None. The order of the arguments is
     samples, reference: ADM's program takes them the other way round.
     Raises DitEvalError for whatever is wrong with the input.
+
+    >>> result = dit_eval.evaluate("batch.npz", "digits")
+    >>> result["fid"]
+    56...
     """
     image_options = ImageOptions(image_size=image_size, crop=crop, key=key)
     images = _open_samples(samples, ignore_sample_statistics, image_options, offline)
@@ -115,10 +119,14 @@ def make_reference(
     key: str = "arr_0",
     progress: ExtractionProgress | None = None,
 ) -> Path:
-    """Write a reference: mu, sigma, mu_s, sigma_s, arr_0, arr_1 if there are labels, and provenance.
+    """Write a reference: statistics, images, labels if there are any, and provenance.
 
-    image_size, crop, key: see `io.crops.ImageOptions`. The provenance holds the warnings about the images.
+    The arrays are mu, sigma, mu_s, sigma_s, arr_0 and arr_1; the provenance holds the warnings about the
+    images. The parameters are those of `evaluate`.
     Raises DitEvalError for whatever is wrong with the input; no incomplete file is left behind.
+
+    >>> dit_eval.make_reference("batch.npz", "reference.npz", protocol="digits").name
+    'reference.npz'
     """
     images = open_images(Path(batch), ImageOptions(image_size=image_size, crop=crop, key=key))
     extraction = load_extraction(

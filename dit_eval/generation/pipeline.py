@@ -72,7 +72,7 @@ def generate(
     progress: Callable[[SamplingProgress], None] | None = None,
     **options: Any,
 ) -> Path | None:
-    """Sample a batch of images from a class-conditional model and write it for evaluators to read.
+    """Sample a batch of images from a class-conditional model and write it to an .npz file.
 
     `out` holds the images as arr_0, (num, H, W, 3) uint8, and their classes as arr_1, (num,) int64; the JSON
     file beside it records the plan, the environment and the speed. Image i depends only on (seed, i), the
@@ -94,6 +94,9 @@ def generate(
     CUDA device and "fp32" on a CPU.
     Returns `out`, which does not exist yet while other processes are still sampling their shares.
     Raises subclasses of DitEvalError.
+
+    >>> dit_eval.generate("digits", num=64, steps=5, out="batch.npz").name
+    'batch.npz'
     """
     out, rank = Path(out), Rank.from_environment()
     if out.suffix != ".npz":

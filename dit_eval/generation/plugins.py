@@ -89,6 +89,9 @@ def checkpoint(path: str | Path, *, key: str | None = None, weights_only: bool =
     key: the entry to return, such as "ema", of a checkpoint with several. weights_only: False also unpickles
     arbitrary objects, which can run code that the file contains.
     Raises CheckpointError if the file cannot be read or has no such entry.
+
+    >>> sorted(dit_eval.checkpoint("model.pt", key="ema"))
+    ['bias', 'weight']
     """
     path = Path(path)
     content = read_checkpoint(path, weights_only=weights_only)

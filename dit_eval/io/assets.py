@@ -140,9 +140,16 @@ def lookup(kind: Literal["models"], name: str) -> ModelEntry: ...
 @overload
 def lookup(kind: Kind, name: str) -> Asset: ...
 def lookup(kind: Kind, name: str) -> Asset:
-    """The asset registered under `name`. Raises UsageError, with the registered names, if there is none."""
+    """The asset registered under `name`; of the models also the first one of an architecture, such as "XL/2".
+
+    Raises UsageError, with the registered names, if there is none.
+    """
     entries = manifest(kind)
     if name not in entries:
+        wanted = name.upper() if "-" in name else f"DIT-{name}".upper()
+        for entry in manifest("models").values() if kind == "models" else ():
+            if f"{entry.family}-{entry.model}".upper() == wanted:
+                return entry
         known = ", ".join(entries)
         raise UsageError(f"{name!r} is neither a file nor a registered name (registered: {known}).")
     return entries[name]

@@ -101,6 +101,11 @@ class Member:
         return self.dtype.itemsize * math.prod(self.shape)
 
     @property
+    def compressed(self) -> bool:
+        """True if rows in the middle can only be read after all rows before them."""
+        return self.info.compress_type != zipfile.ZIP_STORED
+
+    @property
     def crc(self) -> int:
         """CRC-32 of the data alone, as the archive gives it."""
         return crc32_append(zlib.crc32(self.header), self.info.CRC, self.nbytes)
@@ -161,7 +166,7 @@ class Member:
     @contextmanager
     def _bytes(self) -> Iterator[tuple[IO[bytes], int]]:
         """A stream and the offset of the npy header in it: the file if stored, else the decompressed data."""
-        if self.info.compress_type != zipfile.ZIP_STORED:
+        if self.compressed:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.info) as stream:
                 yield stream, 0
             return

@@ -7,7 +7,7 @@ of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -17,12 +17,32 @@ from matplotlib.figure import Figure
 from scipy.special import bdtr
 from scipy.stats import binomtest
 
-from dit_eval.report.figures import SIZE, STYLE, shorten, style_cycle
+from dit_eval.report.figures import (
+    INK,
+    PANEL_CHARACTERS,
+    SIZE,
+    STYLE,
+    panels_of,
+    shorten,
+    style_cycle,
+)
 from dit_eval.results.metric_names import METRICS
 from dit_eval.results.result import Result
 
 MAX_NAMED_CLASSES = 20  # classes whose names fit below a figure
 LOWEST = 10  # classes listed if there are more
+MAX_OVERLAID = 3  # results whose classes can be told apart in one panel
+
+
+@dataclass(frozen=True)
+class ClassShare:
+    """The share of one class with its 95 % interval, and the number of its images."""
+
+    label: int
+    share: float
+    low: float
+    high: float
+    n: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +69,23 @@ class ClassShares:
         """The metric and the name of the result."""
         return f"{self.overall:.3f}  {shorten(self.name)}"
 
-    def lowest(self) -> str:
-        """The classes with the smallest shares, as `label (share of n)`."""
-        first = np.lexsort((self.labels, self.shares))[:LOWEST]
-        return ", ".join(f"{self.labels[i]} ({self.shares[i]:.2f} of {self.n[i]})" for i in first)
+    def intervals(self) -> np.ndarray:
+        """The ends of the 95 % interval of each share: (classes, 2). Source: Wilson 1927."""
+        counts = zip(self.inside.tolist(), self.n.tolist(), strict=True)
+        return np.array([binomtest(*each).proportion_ci(method="wilson") for each in counts])
+
+    def lowest(self, number: int = LOWEST) -> list[ClassShare]:
+        """The classes that are surely low: those with the smallest upper ends of their intervals.
+
+        A small share of few images may be chance, so that shares alone would list the smallest classes. Of a
+        class with one image nothing is known.
+        """
+        intervals = self.intervals()
+        order = [i for i in np.lexsort((self.labels, intervals[:, 1])).tolist() if self.n[i] > 1]
+        return [
+            ClassShare(int(self.labels[i]), float(self.shares[i]), *intervals[i].tolist(), n=int(self.n[i]))
+            for i in order[:number]
+        ]
 
     def expected_if_homogeneous(self) -> np.ndarray:
         """The sorted shares expected by chance if all classes had the same probability: (classes,).
@@ -92,34 +125,48 @@ def class_figures(results: Sequence[Result]) -> dict[str, Figure]:
     drawn = {}
     with matplotlib.rc_context(STYLE):
         for metric, classes in by_class(results).items():
-            figure = Figure(figsize=(SIZE[0], SIZE[1] + 0.17 * len(classes)), layout="constrained")
-            axes = figure.add_subplot()
             draw = _draw_every_class if can_name_all(classes) else _draw_spread
-            draw(axes, classes)
-            axes.set(ylabel=METRICS[metric].title)
-            figure.legend(loc="outside lower left", borderpad=0)
+            figure = Figure(figsize=(SIZE[0], SIZE[1] + 0.17 * len(classes)), layout="constrained")
+            if len(classes) > MAX_OVERLAID:
+                _draw_panels(figure, classes, draw)
+                figure.supylabel(METRICS[metric].title, fontsize=9)
+            else:
+                axes = figure.add_subplot()
+                draw(axes, classes, _labels(classes))
+                axes.set(ylabel=METRICS[metric].title)
+                figure.legend(loc="outside lower left", borderpad=0)
             drawn[f"{metric}-classes"] = figure
     return drawn
 
 
-def _draw_every_class(axes: Axes, results: Sequence[ClassShares]) -> None:
-    """A point with its 95 % interval (Wilson 1927) for each class and result."""
-    labels = _labels(results)
+def _draw_panels(
+    figure: Figure,
+    results: Sequence[ClassShares],
+    draw: Callable[[Axes, Sequence[ClassShares], np.ndarray], None],
+) -> None:
+    """A panel for each result; dotted: its share over all classes."""
+    for axes, classes in zip(panels_of(figure, len(results)), results, strict=True):
+        draw(axes, [classes], _labels(results))
+        figure.supxlabel(axes.get_xlabel(), fontsize=9)
+        axes.set(xlabel="")
+        axes.axhline(classes.overall, color=INK, linestyle=":", linewidth=1)
+        name = shorten(classes.name, PANEL_CHARACTERS - 7)
+        axes.set_title(f"{classes.overall:.3f}  {name}", loc="left", fontsize=7.5)
+
+
+def _draw_every_class(axes: Axes, results: Sequence[ClassShares], labels: np.ndarray) -> None:
+    """A point with its 95 % interval for each class and result."""
     gap = 0.7 / len(results)
     for number, (classes, style) in enumerate(zip(results, style_cycle(), strict=False)):
         x = np.searchsorted(labels, classes.labels) + gap * (number - (len(results) - 1) / 2)
-        intervals = [
-            binomtest(inside, n).proportion_ci(method="wilson")
-            for inside, n in zip(classes.inside, classes.n, strict=True)
-        ]
-        axes.vlines(x, *zip(*intervals, strict=True), color=style["color"], alpha=0.35, linewidth=1)
+        axes.vlines(x, *classes.intervals().T, color=style["color"], alpha=0.35, linewidth=1)
         axes.plot(x, classes.shares, linestyle="none", markersize=4, label=classes.legend, **style)
     axes.set_xticks(range(len(labels)), labels=list(map(str, labels)))
     axes.grid(visible=False, axis="x")
     axes.set(xlabel="class")
 
 
-def _draw_spread(axes: Axes, results: Sequence[ClassShares]) -> None:
+def _draw_spread(axes: Axes, results: Sequence[ClassShares], labels: np.ndarray) -> None:
     """The sorted shares and, dashed, those expected by chance if the classes did not differ."""
     for classes, style in zip(results, style_cycle(), strict=False):
         rank, color = np.arange(1, len(classes.n) + 1), style["color"]

@@ -1,11 +1,13 @@
-"""The figures of a report: metrics against guidance and cost, precision against recall.
+"""The figures of a report: metrics against guidance and cost, precision against recall, every result.
 
-One colour per model, bars for 95 % intervals; published points are hollow and grey.
+One colour per model, bars for 95 % intervals; published points are hollow and grey. More models than there
+are colours have a panel each, with the others in grey behind it.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from dit_eval.results.comparability import GUIDANCE_SCALE, differences_from_published
-from dit_eval.results.metric_names import METRICS
+from dit_eval.results.metric_names import HEADLINE, METRICS
 from dit_eval.results.names import series_names
 from dit_eval.results.published import Published, published_gflops, published_results
 from dit_eval.results.result import Result, short_count
@@ -29,7 +31,10 @@ PUBLISHED = "#8b949e"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito: colour-blind safe
 MARKERS = ("o", "^", "s", "D")
 LABEL_CHARACTERS = 36  # of a name that fit below a figure
+PANEL_CHARACTERS = 32  # of a name that fit above one of two panels side by side
 SIZE = (4.4, 3.6)  # inches, about the width of a phone
+ROW = 0.24  # inches, of a result in a figure that has a row for each
+PANEL_HEIGHT = 1.6  # inches
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.grid": True,
@@ -43,6 +48,7 @@ STYLE: dict[Any, Any] = {
     "grid.color": INK,
     "legend.fontsize": 8,
     "legend.frameon": False,
+    "pdf.fonttype": 42,  # text remains text
     "svg.fonttype": "none",
     "svg.hashsalt": "dit-eval",
     "text.color": INK,
@@ -107,31 +113,62 @@ class PlotPoint:
 def figures(results: Sequence[Result]) -> dict[str, Figure]:
     """The figures that have at least two points, and against cost two different costs, by name.
 
-    results: those of one table. Those without a plan (samples not made by `dit-eval sample`) are in no
-    figure. Published points are included if the results can be compared with them.
+    results: those of one table. Those without a plan (samples not made by `dit-eval sample`) are only in the
+    figures `METRIC-results`, which show every result. Published points are included if the results can be
+    compared with them.
     """
     drawn = {}
     with matplotlib.rc_context(STYLE):
         for name, panel in FIGURES.items():
-            figure = Figure(figsize=SIZE, layout="constrained")
-            axes = figure.add_subplot()
-            points = draw_figure(name, axes, results)
+            points = _points(panel, results)
             if len({point.gflops for point in points} if panel.log else points) > 1:
-                drawn[name] = figure
+                drawn[name] = _figure(panel, points)
+        for metric in HEADLINE:
+            having = [result for result in results if metric in result.metrics]
+            if len(having) > 1:
+                drawn[f"{metric}-results"] = _draw_results(metric, having)
     return drawn
 
 
-def draw_figure(name: str, axes: Axes, results: Sequence[Result]) -> list[PlotPoint]:
-    """Draw one of FIGURES and return its points; nothing without a measured one."""
-    panel = FIGURES[name]
+def draw_figure(name: str, axes: Axes, results: Sequence[Result]) -> None:
+    """Draw one of FIGURES, whatever the number of models; nothing without a measured point."""
+    if points := _points(FIGURES[name], results):
+        _draw_overlaid(axes, FIGURES[name], points)
+
+
+def panels_of(figure: Figure, number: int) -> list[Axes]:
+    """Panels in two columns with common axes, which the figure's height is made to fit."""
+    rows = math.ceil(number / 2)
+    figure.set_size_inches(SIZE[0], 0.4 + PANEL_HEIGHT * rows)
+    panels = list(figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).flat)
+    for axes in panels[number:]:
+        axes.set_axis_off()
+        panels[panels.index(axes) - 2].tick_params(labelbottom=True)  # now the lowest of its column
+    return panels[:number]
+
+
+def _points(panel: Panel, results: Sequence[Result]) -> list[PlotPoint]:
+    """The published and the measured points of a figure; none without a measured one."""
     sampled = [result for result in results if "plan" in result.samples]
     models = [result.samples["plan"]["model"] for result in sampled]
     names = series_names(models, sampled, within=["plan.cfg"])
     measured = _with_values(list(map(_measured_point, sampled, names)), panel)
     if not measured:
         return []
-    published = _with_values([_published_point(row) for row in _comparable_rows(results[0])], panel)
-    points = [*published, *measured]
+    return [*_with_values([_published_point(row) for row in _comparable_rows(results[0])], panel), *measured]
+
+
+def _figure(panel: Panel, points: Sequence[PlotPoint]) -> Figure:
+    """All series over each other or, if they are more than there are colours, a panel for each."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    if len({point.series for point in points if not point.published}) > len(PALETTE):
+        _draw_panels(figure, panel, points)
+    else:
+        _draw_overlaid(figure.add_subplot(), panel, points)
+    return figure
+
+
+def _draw_overlaid(axes: Axes, panel: Panel, points: Sequence[PlotPoint]) -> None:
     for series, style in _series(points):
         _draw_series(axes, series, panel, style)
     axes.set(xlabel=_AXIS_TITLES[panel.x], ylabel=_AXIS_TITLES[panel.y])
@@ -141,7 +178,47 @@ def draw_figure(name: str, axes: Axes, results: Sequence[Result]) -> list[PlotPo
         axes.locator_params(nbins=6)
     axes.margins(0.12)
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), borderpad=0)  # below, where no error bar is
-    return points
+
+
+def _draw_panels(figure: Figure, panel: Panel, points: Sequence[PlotPoint]) -> None:
+    """A panel for each measured series, in front of all the others in grey."""
+    drawn = list(_series(points))
+    measured = [series for series, _ in drawn if not series[0].published]
+    for axes, series in zip(panels_of(figure, len(measured)), measured, strict=True):
+        for others, style in drawn:
+            if others is not series:
+                x, y = zip(*((point.value(panel.x), point.value(panel.y)) for point in others), strict=True)
+                line = "none" if panel.log else style.get("linestyle", "-")
+                axes.plot(x, y, linestyle=line, marker=".", color=PUBLISHED, alpha=0.4, linewidth=0.8)
+        style = {"label": series[0].series, "marker": "o", "markersize": 4, "linewidth": 1.4}
+        _draw_series(axes, series, panel, {**style, "color": PALETTE[0]})
+        axes.set_title(shorten(series[0].series, PANEL_CHARACTERS), loc="left", fontsize=7.5)
+        if panel.log:
+            _set_log_scales(axes)
+        else:
+            axes.locator_params(nbins=4)
+        axes.margins(0.12)
+    figure.supxlabel(_AXIS_TITLES[panel.x], fontsize=9)
+    figure.supylabel(_AXIS_TITLES[panel.y], fontsize=9)
+
+
+def _draw_results(metric: str, results: Sequence[Result]) -> Figure:
+    """A row for each result: its value and the 95 % interval."""
+    figure = Figure(figsize=(SIZE[0], 0.7 + ROW * len(results)), layout="constrained")
+    axes = figure.add_subplot()
+    for row, result in enumerate(results):
+        value, ends = result.metrics[metric], result.intervals.get(metric)
+        if ends is not None:
+            axes.hlines(row, ends["low"], ends["high"], color=PALETTE[0], linewidth=2, alpha=0.45)
+        axes.plot(value, row, "o", color=PALETTE[0], markersize=5, label=result.name)
+    axes.set_yticks(range(len(results)), labels=[shorten(result.name) for result in results])
+    axes.set(xlabel=METRICS[metric].title, ylim=(len(results) - 0.4, -0.6))
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.locator_params(axis="x", nbins=5)
+    axes.margins(x=0.06)
+    return figure
 
 
 def _with_values(points: Sequence[PlotPoint], panel: Panel) -> list[PlotPoint]:
@@ -159,12 +236,17 @@ def _comparable_rows(result: Result) -> list[Published]:
 
 
 def svg(figure: Figure) -> str:
-    """A figure as an SVG element for a page: text as text, in the page's colour, without conflicting ids."""
+    """A figure as an SVG element for a page: text as text, without conflicting ids.
+
+    Its colours are the page's: the text's, and --series-1 … where the page defines them.
+    """
     stream = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     element = stream.getvalue()
     element = element[element.index("<svg") :].replace(INK, "currentColor")
+    for number, color in enumerate(PALETTE, 1):
+        element = element.replace(color, f"var(--series-{number}, {color})")
     element = re.sub(r"\s*<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
     return re.sub(r' id="[a-z0-9.]+_\d+"', "", element)
 
@@ -216,9 +298,9 @@ def _series(points: Sequence[PlotPoint]) -> Iterator[tuple[list[PlotPoint], dict
         yield series, style
 
 
-def shorten(name: str) -> str:
-    """The name, cut at the front if it is too long for a legend."""
-    return name if len(name) <= LABEL_CHARACTERS else f"…{name[1 - LABEL_CHARACTERS :]}"
+def shorten(name: str, characters: int = LABEL_CHARACTERS) -> str:
+    """The name, cut at the front if it is longer than what fits."""
+    return name if len(name) <= characters else f"…{name[1 - characters :]}"
 
 
 def style_cycle() -> Iterator[dict[str, Any]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +13,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dit_eval.errors import ResultError
 from dit_eval.io.files import write_text
-from dit_eval.report.classes import by_class, can_name_all, class_figures
-from dit_eval.report.figures import figures, svg
-from dit_eval.report.pictures import Sheet, draw_sheet
+from dit_eval.report.classes import ClassShares, by_class, can_name_all, class_figures
+from dit_eval.report.figures import FIGURES, figures, svg
+from dit_eval.report.headline import clearly_best, facts, headline
+from dit_eval.report.pictures import SEARCHED, Picture, Pictures, open_reference_images, open_samples
+from dit_eval.results.compare import compare
+from dit_eval.results.compare_formats import as_csv
 from dit_eval.results.metric_names import METRICS, columns
 from dit_eval.results.names import with_distinct_names
-from dit_eval.results.result import Result, short_count
+from dit_eval.results.result import Result
 from dit_eval.results.table2 import ComparableTable, table2
+from dit_eval.results.warning_level import fatal_warnings, notes
 
 CAPTIONS = {
     "fid-guidance": "FID against guidance scale; lower is better.",
@@ -24,20 +31,27 @@ CAPTIONS = {
     "precision-recall": "Precision against recall; labels are guidance scales.",
     "fid-gflops": "FID against the cost of a forward pass; labels are guidance scales.",
 }
-
 CLASS_CAPTIONS = {
     "precision": "{title} by class: share of samples inside the manifold of all reference images.",
     "recall": "{title} by class: share of reference images inside the manifold of all samples.",
 }
+SAMPLES, FEW_SAMPLES = 64, 16  # pictures of each result, and if there are many results
+MANY_RESULTS = 8
+OUTSIDE = 16  # pictures of samples outside the manifold
+WORST_CLASSES, PER_CLASS = 3, 8  # classes that are shown, and pictures of each
 
 
-def write_report(path: Path, results: Sequence[Result], *, title: str = "dit-eval report") -> None:
-    """Write an HTML report of results.
+def write_report(path: str | Path, results: Sequence[Result], *, title: str = "dit-eval report") -> Path:
+    """Write an HTML report of results; returns the path.
 
-    Contents, for each group of results that can be compared: table, figures, precision and recall by class,
-    samples by class next to reference images; then the provenance of all. Images are read from the files that
-    the results name, and left out if these do not exist. Raises ResultError for no results or a path that
-    cannot be written, and BatchError for a damaged file of images.
+    It begins with what was measured and the headline number. Then, for each group of results that can be
+    compared: table, figures, precision and recall by class, samples, those outside the manifold of the
+    reference, and the classes with the lowest precision; at the end the data as CSV and the provenance.
+    Images are read from the files that the results name, and left out if these do not exist. Raises
+    ResultError for no results or a path that cannot be written, and BatchError for a damaged file of images.
+
+    >>> dit_eval.write_report("report.html", [result]).name
+    'report.html'
     """
     if not results:
         raise ResultError("a report needs at least one result; `dit-eval fid … --json FILE` writes one.")
@@ -49,48 +63,116 @@ def write_report(path: Path, results: Sequence[Result], *, title: str = "dit-eva
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["count"] = short_count
+    environment.filters["csv_uri"] = _csv_uri
+    number = SAMPLES if len(results) <= MANY_RESULTS else FEW_SAMPLES
+    sections = [_section(table, number) for table in table2(results).tables]
     page = environment.get_template("page.html").render(
         title=title,
         columns={name: METRICS[name].column_title for name in columns(result.metrics for result in results)},
-        sections=[_section(table) for table in table2(results).tables],
+        headline=headline(sections[0]["table"].results, sections[0]["best"]),
+        facts=facts(results),
+        sections=sections,
+        data=[("results.csv", as_csv(compare(*results, to="best"))), *_class_data(results)],
         results=[(result.name, list(_metrics(result)), dict(_metadata(result))) for result in results],
-        warnings=list(dict.fromkeys(warning for result in results for warning in result.warnings)),
+        fatal=_grouped(results, fatal_warnings),
+        notes=_grouped(results, notes),
     )
-    write_text(path, page)
+    write_text(Path(path), page)
+    return Path(path)
 
 
-def _section(table: ComparableTable) -> dict[str, Any]:
-    """A table with everything that shows its results."""
+def _grouped(results: Sequence[Result], kind: Any) -> list[tuple[str, str]]:
+    """Each warning once, with the names of the results that have it unless all of them do."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        for warning in kind(result):
+            found.setdefault(warning, []).append(result.name)
+    return [
+        (warning, "" if len(names) == len(results) else ", ".join(names)) for warning, names in found.items()
+    ]
+
+
+def _section(table: ComparableTable, number: int) -> dict[str, Any]:
+    """A table with everything that shows its results; number: of samples of each result."""
+    group = compare(*table.results, to="best").groups[0]
     drawn = figures(table.results)
+    shares = by_class(table.results)
+    samples = {result.name: pictures for result in table.results if (pictures := open_samples(result))}
+    reference = open_reference_images(table.results[0])
     return {
         "table": table,
-        "figures": {CAPTIONS[name]: svg(figure) for name, figure in drawn.items()},
+        "best": clearly_best(group),
+        "every": [svg(figure) for name, figure in drawn.items() if name not in FIGURES],
+        "figures": {CAPTIONS[name]: svg(figure) for name, figure in drawn.items() if name in FIGURES},
         "classes": list(_class_panels(table.results)),
-        "sheets": list(_sheets(table.results)),
+        "worst": list(_worst_classes(shares.get("precision", ()), samples, reference)),
+        "outside": list(_outside(samples)),
+        "sheets": list(_sheets(samples, reference, number)),
+        "partly": any(len(pictures.images) > pictures.reach for pictures in samples.values()),
+        "searched": SEARCHED,
     }
 
 
-def _class_panels(results: Sequence[Result]) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
-    """Figure, caption and, if there are too many classes to name, the lowest of each result."""
+def _class_panels(results: Sequence[Result]) -> Iterator[tuple[str, str, list[ClassShares]]]:
+    """Figure, caption and, if there are too many classes to name, the shares whose lowest are listed."""
     drawn = class_figures(results)
     for metric, shares in by_class(results).items():
-        lowest = [] if can_name_all(shares) else [(classes.name, classes.lowest()) for classes in shares]
         caption = CLASS_CAPTIONS[metric].format(title=METRICS[metric].label)
-        yield svg(drawn[f"{metric}-classes"]), caption, lowest
+        yield svg(drawn[f"{metric}-classes"]), caption, [] if can_name_all(shares) else shares
 
 
-def _sheets(results: Sequence[Result]) -> Iterator[Sheet]:
-    """A sheet for each batch and one for the reference, all of the same classes."""
-    first = None
-    for result in results:
-        sheet = draw_sheet(result.name, result.samples, "samples", like=first)
-        if sheet:
-            first = first or sheet
-            yield sheet
-    reference = draw_sheet("reference", results[0].reference, "reference", like=first)
-    if first and reference:
-        yield reference
+def _worst_classes(
+    classes: Sequence[ClassShares], samples: dict[str, Pictures], reference: Pictures | None
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """By result, the classes with the lowest precision: share, samples and reference images."""
+    for shares in classes:
+        rows = [
+            {
+                "share": share,
+                "samples": samples[shares.name].of_class(share.label, PER_CLASS),
+                "reference": reference.of_class(share.label, PER_CLASS) if reference else [],
+            }
+            for share in (shares.lowest(WORST_CLASSES) if shares.name in samples else ())
+        ]
+        if any(row["samples"] for row in rows):
+            yield shares.name, rows
+
+
+def _outside(samples: dict[str, Pictures]) -> Iterator[tuple[str, int, int, list[Picture]]]:
+    """By result, how many samples lie outside the manifold, of how many, and some of them."""
+    for name, pictures in samples.items():
+        if pictures.inside is not None and not pictures.inside.all():
+            count = int((~pictures.inside).sum())
+            yield name, count, len(pictures.inside), pictures.outside(OUTSIDE)
+
+
+def _sheets(
+    samples: dict[str, Pictures], reference: Pictures | None, number: int
+) -> Iterator[tuple[str, list[Picture]]]:
+    """Samples of every result and, if there are any, images of the reference."""
+    for name, pictures in samples.items():
+        yield name, pictures.spread(number)
+    if samples and reference:
+        yield "reference", reference.spread(number)
+
+
+def _class_data(results: Sequence[Result]) -> Iterator[tuple[str, str]]:
+    """The shares by class as CSV, if there are any."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("metric", "result", "class", "n", "inside", "share", "low", "high"))
+    for metric, every in by_class(results).items():
+        for shares in every:
+            counts = shares.labels.tolist(), shares.n.tolist(), shares.inside.tolist(), shares.shares.tolist()
+            for *row, ends in zip(*counts, shares.intervals().tolist(), strict=True):
+                writer.writerow((metric, shares.name, *row, *ends))
+    text = stream.getvalue().rstrip()
+    if "\n" in text:
+        yield "classes.csv", text
+
+
+def _csv_uri(text: str) -> str:
+    return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text.encode()).decode('ascii')}"
 
 
 def _metrics(result: Result) -> Iterator[tuple[str, str, str]]:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from dit_eval.errors import ResultError
 from dit_eval.io.files import atomic_file
 from dit_eval.report.classes import class_figures
-from dit_eval.report.figures import figures
+from dit_eval.report.figures import STYLE, figures
 from dit_eval.results.comparability import comparable_groups
 from dit_eval.results.names import with_distinct_names
 from dit_eval.results.result import Result
 
+Format = Literal["png", "svg", "pdf"]
+# Without the date, identical figures are identical files
+_UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
-def save_figures(folder: Path, results: Sequence[Result]) -> list[Path]:
-    """Write every figure to `folder` as NAME.png and return the paths.
+
+def save_figures(folder: Path, results: Sequence[Result], kind: Format = "png") -> list[Path]:
+    """Write every figure to `folder` as NAME.png, or in another format, and return the paths.
 
     Results that cannot be compared are in different figures: NAME.png, NAME-2.png and so on. Raises
     ResultError if there is nothing to draw, or if the folder cannot be written.
@@ -36,13 +42,12 @@ def save_figures(folder: Path, results: Sequence[Result]) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultError(f"{folder} cannot be written: {error.strerror or error}.") from None
-    return [save_figure(folder / f"{name}.png", figure) for name, figure in drawn.items()]
+    return [save_figure(folder / f"{name}.{kind}", figure) for name, figure in drawn.items()]
 
 
 def save_figure(path: Path, figure: Figure) -> Path:
     """Write a figure in the format of the suffix and return the path. Raises ResultError."""
     kind = path.suffix.removeprefix(".")
-    undated = {"Date": None} if kind == "svg" else None  # identical figures give identical files
-    with atomic_file(path) as file:
-        figure.savefig(file, format=kind, dpi=160, facecolor="white", metadata=undated)
+    with matplotlib.rc_context(STYLE), atomic_file(path) as file:
+        figure.savefig(file, format=kind, dpi=160, facecolor="white", metadata=_UNDATED.get(kind))
     return path

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 def plot_scaling(out: Path, rows: Sequence[FlopRow], results: Sequence[Result] = ()) -> Path:
-    """Write Gflops against parameters and, given results, FID against Gflops to `out` (.png or .svg).
+    """Write Gflops against parameters and, given results, FID against Gflops to `out` (.png, .svg, .pdf).
 
     rows: the costs of the twelve models at one image size; results: with samples made by `dit-eval sample`,
     which records their cost; those that cannot be compared are in different panels. Returns `out`. Raises
     UsageError for another suffix, and ResultError for results without cost or FID or if `out` cannot be
     written.
     """
-    if out.suffix not in (".png", ".svg"):
-        raise UsageError(f"{out}: plots are written as .png or .svg.")
+    if out.suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"{out}: plots are written as .png, .svg or .pdf.")
     for result in results:
         _require_cost(result)
     tables = table2(results).tables

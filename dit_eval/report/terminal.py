@@ -11,7 +11,9 @@ from rich.table import Table
 
 def render_text(*parts: str | Table, width: int = 80) -> str:
     """Sentences and tables below one another; file names are neither broken nor read as markup."""
-    console = Console(width=width, color_system=None, highlight=False, markup=False, emoji=False)
+    console = Console(
+        width=width, color_system=None, force_jupyter=False, highlight=False, markup=False, emoji=False
+    )
     with console.capture() as capture:
         for part in parts:
             if isinstance(part, str):

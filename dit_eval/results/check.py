@@ -73,8 +73,8 @@ class Check:
 
 
 def check(
-    result: str | Path,
-    baseline: str | Path | None = None,
+    result: Result | str | Path,
+    baseline: Result | str | Path | None = None,
     *,
     published: str | None = None,
     tolerances: Mapping[str, Amount] | None = None,
@@ -83,13 +83,18 @@ def check(
     min_speed: float | None = None,
     force: bool = False,
 ) -> Check:
-    """Compare a result's JSON with a baseline's, or with a row of reference_stats/published.toml.
+    """Compare a result with a baseline, or with a row of reference_stats/published.toml.
 
-    tolerances: accepted loss by metric, 0 by default; require_power: by metric, the largest loss that may go
-    unnoticed with a probability of more than 20 %; max_gflops: upper bound on the cost of a forward pass of
-    one image, in 1e9 multiply-adds; min_speed: lower bound on images/s relative to the baseline on the same
-    device; force: compare even if the two do not measure the same thing. Raises ResultError if the two cannot
+    result, baseline: Results, or the JSON files of such; tolerances: accepted loss by metric, 0 by default;
+    require_power: by metric, the largest loss that may go unnoticed with a probability of more than 20 %;
+    max_gflops: upper bound on the cost of a forward pass of one image, in 1e9 multiply-adds; min_speed: lower
+    bound on images/s relative to the baseline on the same device; force: compare even if the two do not
+    measure the same thing. Raises ResultError if the two cannot
     be compared, naming every field that differs, and UsageError for unknown names.
+
+    >>> outcome = dit_eval.check(result, "result.json")
+    >>> outcome.passed, outcome.named("worse")
+    (True, [])
     """
     if (baseline is None) == (published is None):
         raise UsageError(
@@ -97,25 +102,24 @@ def check(
         )
     tolerances, require_power = tolerances or {}, require_power or {}
     require_known("metric", [*tolerances, *require_power], HEADLINE)
-    path = Path(result)
-    loaded = read_result(path)
-    limits = [] if max_gflops is None else [_gflops_limit(path, loaded, max_gflops)]
+    name, loaded = _named(result)
+    limits = [] if max_gflops is None else [_gflops_limit(name, loaded, max_gflops)]
     if published is not None:
         if min_speed is not None:
             raise UsageError("min_speed is relative to a baseline's images/s; a published row has none.")
         target = _published_target(published, loaded)
     else:
-        baseline_path = Path(str(baseline))
-        loaded_baseline = read_result(baseline_path)
+        assert baseline is not None
+        baseline_name, loaded_baseline = _named(baseline)
         if min_speed is not None:
-            limits.append(_speed_limit(path, loaded, baseline_path, loaded_baseline, min_speed))
-        target = _baseline_target(path, loaded, baseline_path, loaded_baseline)
+            limits.append(_speed_limit(name, loaded, baseline_name, loaded_baseline, min_speed))
+        target = _baseline_target(name, loaded, baseline_name, loaded_baseline)
     if not force:
-        comparability.require_comparable(target.differences, str(path), target.name)
+        comparability.require_comparable(target.differences, name, target.name)
     forced = [f"Compared by force: {'; '.join(target.differences)}."] if target.differences else []
-    comparisons = tuple(_compare(path, loaded, target, tolerances))
+    comparisons = tuple(_compare(name, loaded, target, tolerances))
     return Check(
-        result=str(path),
+        result=name,
         baseline=target.name,
         n=loaded.samples["n"],
         comparisons=comparisons,
@@ -123,6 +127,11 @@ def check(
         warnings=(*target.warnings, *forced),
         notes=target.notes,
     )
+
+
+def _named(result: Result | str | Path) -> tuple[str, Result]:
+    """What messages call a result, its file or its name, and the result."""
+    return (result.name, result) if isinstance(result, Result) else (str(result), read_result(Path(result)))
 
 
 def update_baseline(
@@ -157,10 +166,11 @@ class _Target:
     notes: tuple[str, ...] = ()
 
 
-def _baseline_target(path: Path, result: Result, baseline_path: Path, baseline: Result) -> _Target:
+def _baseline_target(name: str, result: Result, baseline_name: str, baseline: Result) -> _Target:
     same_noise = comparability.are_paired(result, baseline)
-    files = ((path, result), (baseline_path, baseline))
-    lacking = [str(file) for file, content in files if not content.influence]
+    lacking = [
+        which for which, content in ((name, result), (baseline_name, baseline)) if not content.influence
+    ]
     warnings, notes = (), ()
     if not same_noise:
         notes = ("† Not paired: the two are not known to be sampled from the same noise and labels.",)
@@ -171,7 +181,7 @@ def _baseline_target(path: Path, result: Result, baseline_path: Path, baseline: 
             "they are not compared in pairs, and small changes go unnoticed. Evaluate again to record it.",
         )
     return _Target(
-        name=str(baseline_path),
+        name=baseline_name,
         numbers=baseline_of(result, baseline),
         differences=comparability.differences(result, baseline),
         warnings=warnings,
@@ -196,13 +206,13 @@ def _published_target(name: str, result: Result) -> _Target:
 
 
 def _compare(
-    path: Path, result: Result, target: _Target, tolerances: Mapping[str, Amount]
+    given: str, result: Result, target: _Target, tolerances: Mapping[str, Amount]
 ) -> Iterator[MetricComparison]:
     names = [name for name in HEADLINE if name in target.numbers.metrics]
     missing = [name for name in names if name not in result.intervals or name not in result.metrics]
     if missing or not names:
         raise ResultError(
-            f"{path} has no {' and no '.join(missing) or 'metric'} with an interval to compare with "
+            f"{given} has no {' and no '.join(missing) or 'metric'} with an interval to compare with "
             f"{target.name}. Evaluate again, against a reference with images."
         )
     for name in names:
@@ -218,21 +228,21 @@ def _power_limits(comparisons: tuple[MetricComparison, ...], power: Mapping[str,
             yield Limit(name=name, value=comparison.detectable, bound=bound, side="upper")
 
 
-def _gflops_limit(path: Path, result: Result, bound: float) -> Limit:
+def _gflops_limit(name: str, result: Result, bound: float) -> Limit:
     macs = result.samples.get("macs")
     if not isinstance(macs, (int, float)):
         raise ResultError(
-            f"{path} does not record the cost of its model; --max-gflops needs a batch of `dit-eval sample`."
+            f"{name} does not record the cost of its model; --max-gflops needs a batch of `dit-eval sample`."
         )
     return Limit(name="gflops", value=macs / 1e9, bound=bound, side="upper")
 
 
-def _speed_limit(path: Path, result: Result, baseline_path: Path, baseline: Result, share: float) -> Limit:
+def _speed_limit(name: str, result: Result, baseline_name: str, baseline: Result, share: float) -> Limit:
     speeds = [compared.samples.get("speed") or {} for compared in (result, baseline)]
     device, baseline_device = (speed.get("device", "no speed") for speed in speeds)
     if not all(speeds) or device != baseline_device:
         raise ResultError(
-            f"the speeds of {path} ({device}) and {baseline_path} ({baseline_device}) cannot be compared: "
+            f"the speeds of {name} ({device}) and {baseline_name} ({baseline_device}) cannot be compared: "
             "both must be known and of the same device. `dit-eval sample` records the speed if a process "
             "samples two batches or more. Sample again, or leave out --min-speed."
         )

@@ -77,7 +77,10 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Results in groups. to: with what rows are compared; warnings: what was left out of folders."""
+    """Results in groups, each compared with the first or the best one of its group.
+
+    to: with what rows are compared; warnings: what was left out of folders.
+    """
 
     to: Target
     groups: tuple[Group, ...]
@@ -108,12 +111,19 @@ class Comparison:
 
 
 def compare(*results: Result | str | Path, to: Target = "first", by: Order = "given") -> Comparison:
-    """Compare results, given as Results, as JSON files or as folders of these.
+    """Compare any number of results, given as Results, as JSON files or as folders of these.
 
     to: compare each result with the first of its group, or each metric with its best value in the group; by:
     the order of the rows, as given (the files of a folder by name) or by training step (see `training_step`).
     What is given twice counts once. Raises ResultError for files that are no results, and UsageError for no
     results or, in order of training steps, for results without one.
+
+    >>> comparison = dit_eval.compare("result.json", result)
+    >>> [row.name for row in comparison.groups[0].rows]
+    ['digits (cfg=1.50) #1', 'digits (cfg=1.50) #2']
+    >>> print(comparison.table())  # also to_json()
+    64 images of 8×8 against digits, protocol digits
+    ...
     """
     require_choices(to=(to, ("first", "best")), by=(by, ("given", "step")))
     warnings: list[str] = []

@@ -21,7 +21,7 @@ from dit_eval.errors import ResultError
 from dit_eval.io.files import write_text
 from dit_eval.report.terminal import render_text
 from dit_eval.results.influence import decode_influence, encode_influence
-from dit_eval.results.metric_names import METRICS, MetricName
+from dit_eval.results.metric_names import HEADLINE, METRICS, MetricName
 from dit_eval.results.protocol_record import upgraded_protocol
 from dit_eval.results.result_schema import require_schema
 
@@ -30,9 +30,9 @@ SCHEMA = 1
 _RENAMED = {"against": "measured_against", "absent": "missing"}  # keys of results that 0.1.0 wrote
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Result:
-    """One evaluation.
+    """The numbers of one evaluation, with their intervals and everything needed to repeat it.
 
     metrics: value by name, names of METRICS; measured_against: what each was measured against; missing: the
     reason for each metric that could not be computed; protocol, samples, reference, environment: metadata;
@@ -42,6 +42,13 @@ class Result:
     classes, so it is not the precision or recall of one class); influence: by metric, float32 arrays for
     paired comparisons (see `results.influence`); label: the name that the user gave; date: when it was
     computed, ISO 8601 in UTC; command: the command line that computed it, None from Python.
+
+    >>> result.save("result.json").name
+    'result.json'
+    >>> dit_eval.Result.load("result.json")["fid"] == result["fid"]
+    True
+    >>> result
+    Result('digits (cfg=1.50)', FID 56... ± ..., sFID ..., IS ..., Prec. ..., Rec. ..., n=64)
     """
 
     label: str | None = None
@@ -58,7 +65,7 @@ class Result:
     fingerprint: str = ""
     intervals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     classes: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
-    influence: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    influence: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def to_json(self) -> str:
         """The result as a JSON object with `"schema": 1`, its keys in a fixed order, influences last."""
@@ -91,6 +98,11 @@ class Result:
             raise ResultError("not a result of dit-eval; expected the JSON that `--json` writes.") from None
         raise ResultError(f"a result of schema {schema}; this version reads schema {SCHEMA}.")
 
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """The result in a JSON file. Raises ResultError, naming the file, if there is none."""
+        return read_result(Path(path))
+
     def save(self, path: str | Path) -> Path:
         """Write the result as JSON, influences included; returns the path. Raises ResultError."""
         write_text(Path(path), self.to_json() + "\n")
@@ -119,6 +131,22 @@ class Result:
             return Path(self.samples["path"]).name
         cfg = plan.get("cfg")  # none for models that sample images by themselves
         return plan["model"] if cfg is None else f"{plan['model']} (cfg={cfg:.2f})"
+
+    def __getitem__(self, metric: str) -> float:
+        """The value of a metric. Raises KeyError, with the reason, for a missing one."""
+        if metric not in self.metrics:
+            known = f"no such metric; there are {', '.join(self.metrics)}"
+            raise KeyError(f"{metric}: {self.missing.get(metric, known)}")
+        return self.metrics[metric]
+
+    def __repr__(self) -> str:
+        """The name, the headline metrics with half of their intervals, and the number of images."""
+        numbers = []
+        for name in filter(self.metrics.__contains__, HEADLINE):
+            metric, ends = METRICS[name], self.intervals.get(name)
+            half_width = f" ± {metric.format_half_width((ends['high'] - ends['low']) / 2)}" if ends else ""
+            numbers.append(f"{metric.column} {metric.format_short(self.metrics[name])}{half_width}")
+        return f"Result({', '.join([repr(self.name), *numbers])}, n={self.samples['n']:,})"
 
     def _repr_html_(self) -> str:
         """The metrics as a table with the warnings below it, for notebooks."""

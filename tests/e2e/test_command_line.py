@@ -14,11 +14,13 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from click.shell_completion import ShellComplete
+from click.testing import CliRunner
 
 from dit_eval import cli
 from dit_eval.commands import options, registry
 from dit_eval.io import assets
-from tests.command import dit_eval
+from tests.command import assert_one_sentence, dit_eval
 from tests.handmade import handmade
 
 # Runs the command in its arguments; fails if it exits with another code than expected or imports torch.
@@ -32,6 +34,7 @@ except SystemExit as stop:
 loaded = [name for name in ("torch", "torchvision") if name in sys.modules]
 sys.exit(f"exit code {code}, loaded: {loaded}" if code or loaded else 0)
 """
+REFUSED_WITHOUT_TORCH = WITHOUT_TORCH.replace("if code or", "if code != 2 or")
 STARTUP_S = 0.5
 
 
@@ -82,6 +85,122 @@ def test_the_help_of_every_command_fits_80_columns_and_says_what_each_option_doe
         assert isinstance(command, click.Group)
         command = command.commands[name]
     assert all(option.help or option.hidden for option in command.params if isinstance(option, click.Option))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "fid absent.npz ref.npz",
+        "fid {here} absent.npz",
+        "fid {here} absent",
+        "fid {here} {here} --inception absent.pth",
+        "doctor absent.npz",
+        "doctor {here} absent.npz",
+        "ref make absent.npz --out {folder}/ref.npz",
+        "check absent.json --baseline {here}",
+        "compare {here} absent.json",
+        "plot absent.json",
+        "flops plot absent.json --out {folder}/plot.png",
+        "table2 absent.json",
+        "stats show absent.npz",
+        "sample --ckpt absent.pt",
+        "models fetch absent",
+        "ref fetch absent",
+    ],
+)
+def test_a_mistyped_file_or_name_is_answered_at_once(arguments: str, tmp_path: Path) -> None:
+    (tmp_path / "here").touch()
+    words = arguments.format(here=tmp_path / "here", folder=tmp_path).split()
+    seconds = statistics.median(run_python(REFUSED_WITHOUT_TORCH, *words) for _ in range(3))
+    assert seconds < bare_startup() + STARTUP_S
+    refused = dit_eval(*words)
+    assert_one_sentence(refused)
+    assert "absent" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("sample --model sit", ["sit-xl-2-256"]),
+        ("flops count --model SiT", ["SiT-XL/2"]),
+        ("reproduce table2 --model digits", ["digits", "digits-sit"]),
+        ("sample --ckpt digits-s", ["file", "digits-sit"]),
+        ("fid batch.npz imagenet-6", ["file", "imagenet-64"]),
+        ("doctor batch.npz dig", ["file", "digits"]),
+        ("fid --protocol c", ["clean"]),
+        ("check result.json --published dit-xl-2-g-1.2", ["dit-xl-2-g-1.25"]),
+        ("models fetch sd-vae-ft-e", ["sd-vae-ft-ema"]),
+        ("ref fetch imagenet-6", ["imagenet-64"]),
+    ],
+)
+def test_a_shell_completes_names(words: str, expected: list[str]) -> None:
+    *arguments, incomplete = words.split()
+    complete = ShellComplete(cli.main, {}, "dit-eval", "_DIT_EVAL_COMPLETE")
+    items = complete.get_completions(arguments, incomplete)
+    assert ["file" if item.type == "file" else item.value for item in items] == expected
+
+
+def test_completion_is_set_up_by_the_variable_of_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_DIT_EVAL_COMPLETE", "bash_source")
+    command = [sys.executable, "-m", "dit_eval"]
+    assert "_dit_eval_completion()" in subprocess.run(command, capture_output=True, text=True).stdout
+
+
+def test_the_names_of_models_are_the_same_in_all_commands() -> None:
+    for name in ("XL/2", "DiT-XL/2", "dit-xl/2", "dit-xl-2-256"):
+        assert assets.lookup("models", name).name == "dit-xl-2-256"
+    assert assets.lookup("models", "SiT-XL/2").name == "sit-xl-2-256"
+
+
+def test_threads_are_limited_before_torch_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    program = (
+        "import sys\nfrom dit_eval.cli import run\nimport click\n"
+        "from dit_eval.commands import options\n"
+        "@click.command()\n@options.threads\ndef command():\n"
+        "    import torch\n    assert torch.get_num_threads() == 1\n"
+        "command.main(['--threads', '1'])"
+    )
+    run_python(program)
+
+
+def result_files(folder: Path) -> tuple[Path, Path]:
+    """Two results: the second has a lower FID."""
+    for name, fid in (("a", 9.6), ("b", 3.2)):
+        handmade(fid=fid, error=0.1).save(folder / f"{name}.json")
+    return folder / "a.json", folder / "b.json"
+
+
+def test_verdicts_are_in_colour_on_a_terminal_unless_no_color_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = result_files(tmp_path)
+    monkeypatch.setattr(click.utils, "should_strip_ansi", lambda stream, color: color is False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    better, worse = (
+        dit_eval("check", result, "--baseline", baseline)
+        for result, baseline in ((second, first), (first, second))
+    )
+    assert click.style("better", fg="green") in better.stdout
+    assert click.style("Passed", fg="green", bold=True) in better.stdout
+    assert click.style("worse", fg="red") in worse.stdout
+    assert click.style("Failed", fg="red", bold=True) in worse.stdout
+    assert f"3.20{click.style('+', fg='green', bold=True)}" in dit_eval("compare", first, second).stdout
+    monkeypatch.setenv("NO_COLOR", "1")
+    for arguments in (("check", second, "--baseline", first), ("compare", first, second)):
+        assert "\x1b" not in dit_eval(*arguments).stdout
+
+
+def test_nothing_is_in_colour_in_a_pipe_or_in_another_format(tmp_path: Path) -> None:
+    first, second = result_files(tmp_path)
+    for arguments in (("check", second, "--baseline", first), ("compare", first, second)):
+        done = subprocess.run(
+            [sys.executable, "-m", "dit_eval", *map(str, arguments)], capture_output=True, text=True
+        )
+        assert done.returncode == 0
+        assert "\x1b" not in done.stdout
+        coloured = CliRunner().invoke(cli.main, [*map(str, arguments), "--format", "markdown"], color=True)
+        assert "\x1b" not in coloured.stdout
 
 
 def test_commands_that_compute_no_features_load_no_torch(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_damaged_input_is_one_sentence_exit_2_and_no_result(
         (("{samples}", "{ref}", "--inception", "absent.pth"), "no such file"),
         (("{samples}", "{ref}", "--offline"), "--offline forbids the download"),
         (("{samples}", "{ref}", "--batch-size", "0"), "0 is not in the range"),
-        (("{samples}",), "Missing argument 'REF'"),
+        (("{samples}",), "Missing argument 'REF...'"),
     ],
 )
 def test_a_users_mistake_is_one_sentence_and_exit_2(

@@ -64,7 +64,7 @@ def test_every_registered_checkpoint_says_what_it_is():
         (["models", "fetch", "dit-xl-3"], "'dit-xl-3' is neither a file nor a registered name"),
         (["models", "fetch", "dit-xl-2-256", "--offline"], "dit-xl-2-256 is not in the cache and --offline"),
         (["flops", "table", "--block", "film"], "'film' is not one of"),
-        (["flops", "plot", "--out", "scaling.pdf"], "ends in .png or .svg"),
+        (["flops", "plot", "--out", "scaling.gif"], "ends in .png or .svg or .pdf"),
         (["flops", "plot", "--out", "scaling.svg", "missing.json"], "missing.json"),
     ],
 )

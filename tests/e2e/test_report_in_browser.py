@@ -1,4 +1,7 @@
-"""The report in a real browser: no horizontal scrolling, no console messages, no network requests."""
+"""The report in a real browser: no horizontal scrolling, no console messages, no network requests.
+
+Samples can be reached by the keyboard and enlarged, and the enlarged image fits the window.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,24 @@ QUIET = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--hide-scrollbars", "--virtual-time-budget=2000", "--enable-logging=stderr", "--dump-dom"),
 )
-WIDTHS = (1280, 390)
+WIDTHS = (1280, 800, 390)
 
-# Frames of both widths around the page; what they look like from outside is written into the document.
+# Frames of all widths around the page; what they look like from outside is written into the document.
 FRAMES = """<!doctype html><body>{frames}<pre></pre><script>
+// Tab stops of the samples, and the width of the first one before and after it is selected
+function enlarged(page) {{
+  const buttons = [...page.querySelectorAll(".sheet button")];
+  if (!buttons.length) return null;
+  const before = buttons[0].getBoundingClientRect();
+  buttons[0].click();
+  const after = page.querySelector(":popover-open").getBoundingClientRect();
+  return [buttons.filter(button => button.tabIndex === 0).length, before.width, after.left, after.right];
+}}
 addEventListener("load", () => {{
   const facts = [...document.querySelectorAll("iframe")].map(frame => ({{
     width: frame.contentDocument.documentElement.clientWidth,
     scroll: frame.contentDocument.documentElement.scrollWidth,
+    enlarged: enlarged(frame.contentDocument),
     tables: frame.contentDocument.querySelectorAll("table").length,
     asked: frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name),
   }}));
@@ -39,7 +52,7 @@ addEventListener("load", () => {{
 
 
 def looked_at(page: str, folder: Path) -> tuple[list[dict], list[str]]:
-    """What a browser sees of the page at both widths, and its console's lines."""
+    """What a browser sees of the page at all widths, and its console's lines."""
     assert BROWSER is not None
     frames = "".join(
         f'<iframe srcdoc="{html.escape(page)}" style="border: 0; width: {width}px; height: 800px"></iframe>'
@@ -65,7 +78,10 @@ def test_nothing_scrolls_sideways_complains_or_is_asked_for(tmp_path) -> None:
     few, many = ({"label": [*range(k)], "n": [9] * k, "inside": [5] * k} for k in (10, 1000))
     results = [
         *(
-            replace(handmade(cfg=cfg, error=0.5), classes={"precision": few, "recall": many})
+            replace(
+                handmade(cfg=cfg, error=0.5, kid=0.01, density=0.9, coverage=0.8, mind=12.3),
+                classes={"precision": few, "recall": many},
+            )
             for cfg in (1.0, 1.25, 1.5)
         ),
         replace(
@@ -80,8 +96,13 @@ def test_nothing_scrolls_sideways_complains_or_is_asked_for(tmp_path) -> None:
     facts, console = looked_at(page, tmp_path)
     assert [fact["width"] for fact in facts] == list(WIDTHS)
     for fact in facts:
-        assert fact["tables"] == 2 + 2 * len(results)
+        # two groups of results; the lowest classes of recall, of which there are many; provenance
+        assert fact["tables"] == 2 + len(results) + 2 * len(results)
         assert fact["scroll"] == fact["width"]
+        stops, width, left, right = fact["enlarged"]
+        assert stops >= 40 + 40  # samples and reference images
+        assert 0 <= left < right <= fact["width"]
+        assert right - left > 4 * width
         assert [address for address in fact["asked"] if not address.startswith("data:")] == []
     assert console == []
 
@@ -90,5 +111,5 @@ def test_nothing_scrolls_sideways_complains_or_is_asked_for(tmp_path) -> None:
 def test_the_look_itself_sees_scrolling_and_complaints(tmp_path) -> None:
     broken = '<!doctype html><p style="width: 500px">wide</p><script>console.error("loud")</script>'
     facts, console = looked_at(broken, tmp_path)
-    assert facts[1]["scroll"] > facts[1]["width"]
+    assert facts[-1]["scroll"] > facts[-1]["width"]
     assert any("loud" in line for line in console)

@@ -77,7 +77,7 @@ def test_everything_is_made_once_what_is_there_is_kept_and_other_settings_are_re
     assert "8 images, not 50,000" in " ".join(first.stdout.split())
     assert first.stdout.endswith(f"Report: {out / 'report.html'}\n")
     page = (out / "report.html").read_text("utf-8")
-    assert page.count("<svg") == 5
+    assert page.count("<figure>\n<svg") == 5 + 5  # and each metric of every result
     assert "reference" in page
 
     made = stamps(out)

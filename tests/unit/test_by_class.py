@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.metrics.by_class import inside_by_class
-from dit_eval.report.classes import by_class, class_figures
+from dit_eval.report.classes import ClassShare, by_class, class_figures
 from dit_eval.report.page import write_report
 from dit_eval.results.result import Result
 from tests.handmade import handmade
@@ -136,8 +138,26 @@ def test_many_classes_are_shown_as_a_rising_curve_and_the_ten_lowest(tmp_path: P
     write_report(tmp_path / "report.html", [result])
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "Precision and recall by class" in page
-    assert "445 (0.00 of 10), " in page
-    assert page.count(" of 10)") == 10
+    listed = re.findall(r'<th scope="row">class (\d+)</th><td>([0-9.]+)</td>', page)
+    assert listed[0] == ("445", "0.00")
+    assert len(listed) == 10
+
+
+def test_the_lowest_class_is_surely_low_and_one_image_makes_no_class_the_lowest() -> None:
+    classes = {"label": [1, 2, 3, 4], "n": [1, 2, 50, 50], "inside": [0, 0, 10, 45]}
+    (shares,) = by_class([result_of({"precision": classes})])["precision"]
+    assert [share.label for share in shares.lowest()] == [3, 2, 4]
+    low, high = binomtest(10, 50).proportion_ci(method="wilson")
+    assert shares.lowest(1) == [ClassShare(3, 0.2, low, high, n=50)]
+
+
+def test_many_results_have_a_panel_each() -> None:
+    results = [result_of({"precision": some_classes(20)}, 1 + number / 4) for number in range(4)]
+    axes = class_figures(results)["precision-classes"].axes
+    overall = sum(some_classes(20)["inside"]) / 200
+    assert [panel.get_title(loc="left") for panel in axes] == [
+        f"{overall:.3f}  {result.name}" for result in results
+    ]
 
 
 def test_the_curve_of_chance_has_the_spread_of_a_binomial_share() -> None:

@@ -52,9 +52,11 @@ def test_a_model_of_any_architecture_and_image_size_has_its_place(tmp_path):
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):
-    for name in ("first.svg", "second.svg"):
-        plot_scaling(tmp_path / name, flop_rows(), [handmade()])
-    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
+    for suffix in ("svg", "pdf"):
+        first, second = (tmp_path / f"{name}.{suffix}" for name in ("first", "second"))
+        for path in (first, second):
+            plot_scaling(path, flop_rows(), [handmade()])
+        assert first.read_bytes() == second.read_bytes()
 
 
 def test_the_command_writes_a_picture_and_says_where(tmp_path):
@@ -75,7 +77,7 @@ def test_results_without_model_or_fid_are_refused(tmp_path):
 
 
 def test_another_suffix_or_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"\.png or \.svg"):
-        plot_scaling(tmp_path / "scaling.pdf", flop_rows())
+    with pytest.raises(UsageError, match=r"\.png, \.svg or \.pdf"):
+        plot_scaling(tmp_path / "scaling.gif", flop_rows())
     with pytest.raises(ResultError, match="cannot be written: No such file"):
         plot_scaling(tmp_path / "absent" / "scaling.svg", flop_rows())

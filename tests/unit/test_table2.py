@@ -141,7 +141,7 @@ def test_the_command_prints_the_tables_and_refuses_other_files(tmp_path) -> None
     done = CliRunner().invoke(main, ["table2", str(adm), str(clean)], catch_exceptions=False)
     assert done.stdout.rstrip() == table2([handmade(), handmade(protocol="clean")]).text()
     (tmp_path / "other.json").write_text("{}")
-    for name, words in (("other.json", "not a result"), ("absent.json", "No such file")):
+    for name, words in (("other.json", "not a result"), ("absent.json", "no such file")):
         with pytest.raises(ResultError, match=f"{name}.*{words}"):
             CliRunner().invoke(main, ["table2", str(tmp_path / name)], catch_exceptions=False)
 
