@@ -40,7 +40,11 @@ _SPACES = ("inception", "convnext", "dinov2", "mae", "siglip2", "clip")
 @options.batch_size
 @options.offline
 def fdr6(samples: Path | str, json_file: Path | None, **settings: Any) -> None:
-    """Compute FDr⁶ of BATCH: Fréchet distances in six spaces, each divided by that of validation images."""
+    """Compute Fréchet distance ratios of BATCH in six spaces.
+
+    FDr⁶ is the mean over spaces of the Fréchet distance to the training images, divided by that of validation
+    images (FD-Loss 2026).
+    """
     from dit_eval.evaluation.fd_ratios import frechet_ratios  # imports torch
     from dit_eval.io.files import write_text
 

@@ -253,7 +253,7 @@ def feature_extraction(command: Command) -> Command:
         metavar="NAME",
         shell_complete=completed_by(_protocol_names),
         help="Evaluation protocol: adm (as in the papers), clean (clean-fid's resize), digits (the bundled "
-        "digits), dinov2 or dinov2-pil (FD-DINOv2), or fdr-… (a space of FDr⁶).  [default: the reference's, "
+        "digits), dinov2 (as EDM2), or another encoder (see docs/protocol.md).  [default: the reference's, "
         "else adm]",
     )
     for option in (offline, threads, device, batch_size, inception, protocol):  # shown in reverse order

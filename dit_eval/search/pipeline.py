@@ -86,6 +86,8 @@ def sweep(
     it.
     Resumable: the same call continues after an interruption, also with another budget. Under torchrun every
     rank makes the call, and ranks other than 0 get None. Raises subclasses of DitEvalError.
+
+    dit_eval.sweep("XL/2", against="imagenet-256", vary={"cfg": [1.25, 1.5, 1.75], "steps": [50, 250]})
     """
     fixed = {"model": model, **settings}
     require_axes(vary, fixed)
