@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from dit_eval.commands import options
 from dit_eval.commands.progress import extraction_bar, terminal_width
 from dit_eval.errors import UsageError
-
-if TYPE_CHECKING:
-    from dit_eval.results.result import Result
 
 
 @click.command()
@@ -65,11 +62,9 @@ def fid(
     from dit_eval.evaluation.pipeline import evaluate
     from dit_eval.results.reference_table import reference_table
 
-    if len({Path(reference).stem for reference in references}) < len(references):
-        raise UsageError(f"the references {', '.join(references)} share a name; give each file its own.")
-
+    json_files = [] if json_file is None else _json_files(json_file, references)
     if isinstance(samples, Path):
-        _refuse_to_overwrite_record(samples, json_file)
+        _refuse_to_overwrite_record(samples, json_files)
     with extraction_bar() as progress:
         settings |= {"metrics": with_optional(further_metrics), "cache": not no_cache}
         found = evaluate(samples, references, progress=progress, **settings)
@@ -84,26 +79,33 @@ def fid(
     else:
         width = terminal_width()
         click.echo(results[0].table(width) if len(results) == 1 else reference_table(results, width))
-        if json_file is not None:
-            for result in results:
-                result.save(json_file if len(results) == 1 else _file_of(json_file, result))
+        for result, file in zip(results, json_files, strict=False):
+            result.save(file)
     if report is not None:
         from dit_eval.report.page import write_report  # imports matplotlib
 
         write_report(report, results, title=results[0].name)
 
 
-def _file_of(json_file: Path, result: Result) -> Path:
-    """RESULT.REF.json for a result against the reference REF."""
-    return json_file.with_suffix(f".{Path(result.reference['path']).stem}.json")
+def _json_files(json_file: Path, references: tuple[str, ...]) -> list[Path]:
+    """The file of each result: the given one or, for several references, RESULT.REF.json."""
+    names = [Path(reference).stem for reference in references]
+    if len(names) == 1 or str(json_file) == "-":
+        return [json_file] * len(names)
+    if len(set(names)) < len(names):
+        raise UsageError(
+            f"the references {', '.join(references)} have equal names, which would name the files of --json. "
+            "Evaluate against them one at a time."
+        )
+    return [json_file.with_suffix(f".{name}.json") for name in names]
 
 
-def _refuse_to_overwrite_record(samples: Path, json_file: Path | None) -> None:
-    """Raise UsageError if `json_file` is the record that `sample` wrote next to the batch."""
+def _refuse_to_overwrite_record(samples: Path, json_files: list[Path]) -> None:
+    """Raise UsageError if one of the files is the record that `sample` wrote next to the batch."""
     from dit_eval.io.batch_record import read_record  # imports numpy
 
     record = samples.with_suffix(".json")
-    if json_file is not None and json_file.resolve() == record.resolve() and read_record(samples):
+    if record.resolve() in [file.resolve() for file in json_files] and read_record(samples):
         raise UsageError(
             f"{record} records how {samples} was sampled and is not overwritten. Write the result to another "
             f"file, e.g. --json {samples.with_suffix('.result.json')}."

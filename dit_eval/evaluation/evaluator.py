@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dit_eval.errors import BatchError, UsageError
+from dit_eval.errors import BatchError, RankError, StatisticsError, UsageError
 from dit_eval.evaluation.extraction import ExtractionProgress, load_extraction
 from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.evaluation.image_arrays import PixelHash, as_uint8
 from dit_eval.evaluation.measurement import SampleSet, measure
-from dit_eval.evaluation.metric_table import DEFAULT, require_known
+from dit_eval.evaluation.metric_table import DEFAULT, needs_reference_images, require_known
 from dit_eval.evaluation.prepared_reference import PreparedReference, require_one_protocol
 from dit_eval.evaluation.references import open_reference
 from dit_eval.io.crops import ImageOptions
 from dit_eval.results.result import Result
-from dit_eval.runtime.distributed import from_rank0, gather_to_rank0, process_group
+from dit_eval.runtime.distributed import Rank, any_rank, from_rank0, gather_to_rank0, process_group
 from dit_eval.runtime.transfer import HostCopy, host_array
 
 _NO_LABEL = -1
@@ -74,13 +74,13 @@ class Evaluator:
         images are extracted. Raises subclasses of DitEvalError.
         """
         start = time.monotonic()
-        names = [reference] if isinstance(reference, (str, Path)) else list(reference)
+        names = [reference] if isinstance(reference, (str, Path)) else list(reference or [])
         if not names:
             raise UsageError("there is no reference; expected a file or a registered name, or several.")
         self._image_options = image_options or ImageOptions()
-        opened = {
-            str(name): open_reference(name, offline=offline, options=self._image_options) for name in names
-        }
+        opened = [
+            (str(name), open_reference(name, offline=offline, options=self._image_options)) for name in names
+        ]
         self.intervals, self.metrics = intervals, require_known(DEFAULT if metrics is None else metrics)
         self.extraction = load_extraction(
             protocol or require_one_protocol(opened),
@@ -94,7 +94,14 @@ class Evaluator:
         with ExitStack() as stack:
             stack.enter_context(process_group(self.extraction.rank))
             self._references = [
-                PreparedReference(name, target, self.extraction, progress) for name, target in opened.items()
+                PreparedReference(
+                    name,
+                    target,
+                    self.extraction,
+                    progress,
+                    images=needs_reference_images(self.metrics, target),
+                )
+                for name, target in opened
             ]
             self._process_group = stack.pop_all()
         self.reset()
@@ -107,7 +114,7 @@ class Evaluator:
 
         images: an array or a tensor on any device, N×H×W×3 or N×3×H×W: uint8, or floats with their
         value_range (lowest, highest), which are rounded as in DiT's code; labels: (N,) integers, the classes
-        of the images, for the shares of each class in precision. Raises BatchError.
+        of the images, for the counts of each class in precision. Raises BatchError.
         """
         with torch.no_grad():
             pixels = as_uint8(images, value_range)
@@ -128,16 +135,17 @@ class Evaluator:
                 f"the images are {size[1]}×{size[0]}; expected {self._size[1]}×{self._size[0]}, which is "
                 "image_size or the size of the first ones. Call reset() before images of another size."
             )
-        self._size = size
         classes = np.full(len(images), _NO_LABEL) if labels is None else _as_labels(labels, len(images))
         for first in range(0, len(images), self.extraction.batch_size):
             block = images[first : first + self.extraction.batch_size]
             copy = HostCopy(host_array(block) if isinstance(block, Tensor) else block)
             outputs = self.extraction.extractor.activations(block)
             self._stats.update(outputs, start + first * stride, stride)
+            # Only what has been added is counted: the caller may go on after an error
+            self._positions.append(start + stride * np.arange(first, first + len(block)))
+            self._labels.append(classes[first : first + len(block)])
+            self._size = size
             self._hash.update(copy)  # while a GPU computes the features
-        self._positions.append(start + stride * np.arange(len(images)))
-        self._labels.append(classes)
 
     def describe(self, section: Mapping[str, Any], label: str | None = None) -> None:
         """What the Result records of the images until the next `reset`: plan, cost and label."""
@@ -146,15 +154,16 @@ class Evaluator:
     def compute(self) -> Result:
         """The Result of all images since the last `reset`, on every rank; more images may follow.
 
-        Raises StatisticsError for too few images, BatchError if there are none or ranks have images of
-        different sizes, UsageError for several references: see `compute_all`.
+        Raises StatisticsError for too few images, BatchError if there are none or those of the ranks do not
+        make one batch, UsageError for several references: see `compute_all`. Other ranks than that with the
+        error raise RankError.
         """
         if len(self._references) > 1:
             raise UsageError("the Evaluator has several references; compute_all() gives a Result for each.")
         return self.compute_all()[0]
 
     def compute_all(self) -> list[Result]:
-        """The same for every reference."""
+        """The Results of all images, one for each reference."""
         self._require_open()
         gathered, stats = self._gather()
         results: list[Result] = []
@@ -181,6 +190,7 @@ class Evaluator:
 
     def reset(self, expected: int | None = None) -> None:
         """Forget all images. expected: the number of those to come, where it is known; see `PixelHash`."""
+        self._require_open()
         self._start = time.monotonic()
         side = self._image_options.image_size
         self._size: tuple[int, int] | None = None if side is None else (side, side)
@@ -194,10 +204,11 @@ class Evaluator:
         """Release the network, the features and the memory of the device."""
         if not self._closed:
             self._closed = True
-            self.reset()
             self._references.clear()
-            self.extraction.extractor.close()
+            self._positions, self._labels = [], []
+            del self._stats
             self._process_group.close()
+            self.extraction.extractor.close()
 
     def __enter__(self) -> Evaluator:
         return self
@@ -210,11 +221,23 @@ class Evaluator:
     def _require_open(self) -> None:
         if self._closed:
             raise UsageError("the Evaluator is closed; create another one.")
+        rank = Rank.from_environment()
+        if (rank.index, rank.count) != (self.extraction.rank.index, self.extraction.rank.count):
+            raise UsageError(
+                f"there are {rank.count} ranks now, and there were {self.extraction.rank.count} when the "
+                "Evaluator was created. Create it after the process group."
+            )
 
     def _gather(self) -> tuple[list[dict[str, np.ndarray]], FeatureStats | None]:
         """On rank 0 what every rank knows of its images, in rank order, and the features of all."""
-        self._stats.finish()
-        rank, none = self.extraction.rank, [np.empty(0, np.int64)]
+        rank, none, failure = self.extraction.rank, [np.empty(0, np.int64)], None
+        try:
+            self._stats.finish()
+        except StatisticsError as error:
+            failure = error
+        if any_rank(rank, failure is not None):
+            self.reset()  # what has arrived of the failed images is not known
+            raise failure or RankError("the features of another rank are not finite.")
         own = {
             "positions": np.concatenate([*none, *self._positions]),
             "labels": np.concatenate([*none, *self._labels]),
@@ -243,7 +266,8 @@ class Evaluator:
             stats.reorder(order)
             if len(gathered) == 1:  # `stats` are kept for further images
                 self._positions, self._labels = [positions[order]], [labels[order]]
-            labels = labels[order]
+            positions, labels = positions[order], labels[order]
+        self._require_chunks(positions)
         digest = digests[0].tobytes() if len(digests) == 1 else hashlib.sha256(digests.tobytes()).digest()
         known = {
             "path": "arrays",
@@ -258,6 +282,18 @@ class Evaluator:
             labels=None if (labels == _NO_LABEL).any() else labels,
             label=self._label,
         )
+
+    def _require_chunks(self, positions: np.ndarray) -> None:
+        """Raise BatchError if the chunks of the inception score would be those of other images."""
+        chunk = self.extraction.protocol.inception_score_chunk
+        if "inception_score" in self.metrics and (
+            (positions // chunk != np.arange(len(positions)) // chunk).any()
+        ):
+            raise BatchError(
+                "the ranks have unequal numbers of images, or images are missing in between, so the chunks "
+                f"of {chunk:,} images of the inception score are not known. Give every rank as many images, "
+                "or leave out this metric."
+            )
 
 
 def _as_labels(labels: Any, n: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -34,25 +35,33 @@ def as_uint8(images: Any, value_range: tuple[float, float] | None = None) -> np.
             return (images if channels_last else images.permute(0, 2, 3, 1)).contiguous()
         images = images if channels_last else images.transpose(0, 2, 3, 1)
         return np.require(images, requirements=("C", "W"))  # torch's condition
-    floats = torch.as_tensor(images)
-    if not floats.is_floating_point() or value_range is None:
+    if value_range is None or not _is_float(images):
         raise BatchError(
             f"the images are {found}; expected uint8 from 0 to 255, or floats and their value_range, "
             "e.g. value_range=(-1, 1)."
         )
-    low, high = value_range
-    if not low < high:
-        raise UsageError(f"value_range is {value_range}; expected the lowest and the highest value.")
+    match value_range:
+        case (float() | int() as low, float() | int() as high) if -inf < low < high < inf:
+            pass
+        case _:
+            raise UsageError(f"value_range is {value_range!r}; expected (lowest, highest), e.g. (-1, 1).")
+    if isinstance(images, Tensor):
+        floats = images
+    else:
+        native = images.dtype.newbyteorder("=")
+        floats = torch.from_numpy(np.require(images, native, requirements=("C", "W")))
     return Quantizer("dit", value_range)(floats.permute(0, 3, 1, 2) if channels_last else floats)
+
+
+def _is_float(images: np.ndarray | Tensor) -> bool:
+    return images.is_floating_point() if isinstance(images, Tensor) else images.dtype.kind == "f"
 
 
 def _as_array(images: Any) -> np.ndarray:
     if not hasattr(images, "__array__"):
         kind = "None" if images is None else f"of type {type(images).__name__}"
-        raise BatchError(
-            f"the images are {kind}; expected an array or a tensor N×H×W×3 or N×3×H×W. Pass the images "
-            "alone, e.g. those of (images, labels)."
-        )
+        pair = " Pass the images alone, without labels." if isinstance(images, (tuple, list)) else ""
+        raise BatchError(f"the images are {kind}; expected an array or a tensor N×H×W×3 or N×3×H×W.{pair}")
     try:
         return np.asarray(images)
     except (TypeError, ValueError, RuntimeError) as error:

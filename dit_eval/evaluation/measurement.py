@@ -15,7 +15,7 @@ import torch
 
 from dit_eval.evaluation.extraction import FeatureExtraction
 from dit_eval.evaluation.feature_stats import FeatureStats
-from dit_eval.evaluation.metric_table import MetricInputs, compute_metrics
+from dit_eval.evaluation.metric_table import POINTS, MetricInputs, compute_metrics
 from dit_eval.evaluation.prepared_reference import PreparedReference
 from dit_eval.features.protocols import EncoderProtocol
 from dit_eval.metrics.inception_score import SORTED_SCORE_RATIO
@@ -55,7 +55,8 @@ def measure(
 
     To be called on rank 0 while the other ranks wait or have finished. Raises StatisticsError.
     """
-    require_points("samples", samples.stats.n, extraction.protocol.k)
+    if any(name in metrics for name in POINTS):
+        require_points("samples", samples.stats.n, extraction.protocol.k)
     inputs = MetricInputs(
         samples=samples.stats,
         reference=reference,

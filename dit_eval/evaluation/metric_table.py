@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from dit_eval.errors import StatisticsError, UsageError
 from dit_eval.evaluation.feature_stats import DiskRows, FeatureStats
 from dit_eval.evaluation.prepared_reference import Kind, PreparedReference
+from dit_eval.evaluation.references import Reference
 from dit_eval.metrics.by_class import inside_by_class
 from dit_eval.metrics.density_coverage import DensityCoverage, density_coverage
 from dit_eval.metrics.fid_infinity import extrapolated_distance, subset_sizes
@@ -27,7 +28,7 @@ from dit_eval.metrics.kid import SUBSET_SIZE, kernel_distance, subset_kernel_dis
 from dit_eval.metrics.mind import DIRECTIONS, monge_distance
 from dit_eval.metrics.precision_recall import PrecisionRecall, precision_recall
 
-_NO_IMAGES = "the reference has statistics only; it takes reference images"
+_NO_IMAGES = "the reference has statistics only; this metric needs reference images"
 _FLOAT16 = "the same, in float16 as on a GPU"
 
 
@@ -248,6 +249,9 @@ METRIC_FUNCTIONS: dict[str, Callable[[MetricInputs], Measurement]] = {
     "coverage": _coverage,
     "mind": _mind,
 }
+_STATISTICS = {"fid": "pool", "fid_infinity": "pool", "sfid": "spatial"}  # what these need of the reference
+_ALONE = ("inception_score", "inception_score_order_free")  # need nothing of it
+POINTS = ("precision", "precision_float16", "recall", "recall_float16")  # need k + 1 samples
 # Computed only when asked for, with the metrics that come along
 OPTIONAL = {
     "fid_infinity": ("fid_infinity",),
@@ -269,9 +273,15 @@ def with_optional(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in METRIC_FUNCTIONS if name in chosen)
 
 
+def needs_reference_images(names: Iterable[str], reference: Reference) -> bool:
+    """True if one of these metrics needs features of the reference's images, or statistics not stored."""
+    stored = {"pool": reference.pool, "spatial": reference.spatial}
+    return any(stored.get(_STATISTICS.get(name, "")) is None for name in names if name not in _ALONE)
+
+
 def require_known(names: Iterable[str]) -> tuple[str, ...]:
     """The names of metrics, as a tuple. Raises UsageError for an unknown one."""
-    names = tuple(names)
+    names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
         if name not in METRIC_FUNCTIONS:
             raise UsageError(f"unknown metric {name!r} (known: {', '.join(METRIC_FUNCTIONS)}).")
@@ -288,7 +298,8 @@ def compute_metrics(
     measurements, missing = {}, {}
     for name in names:
         try:
-            measurements[name] = METRIC_FUNCTIONS[name](inputs)
+            found = METRIC_FUNCTIONS[name](inputs)
+            measurements[name] = found if inputs.intervals else replace(found, influence=None)
         except MetricMissing as reason:
             missing[name] = str(reason)
     return measurements, missing

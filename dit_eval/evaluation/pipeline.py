@@ -97,7 +97,7 @@ def evaluate(
         progress=progress,
     ) as evaluator:
         if isinstance(images, Images):
-            results = _evaluate_file(evaluator, images, label, progress)
+            results = _evaluate_file(evaluator, str(samples), images, label, progress)
         else:
             results = _evaluate_arrays(evaluator, images, label, progress)
         if evaluator.extraction.rank.index > 0:
@@ -172,9 +172,9 @@ def _open_samples(
 
 
 def _evaluate_file(
-    evaluator: Evaluator, images: Images, label: str | None, progress: ExtractionProgress | None
+    evaluator: Evaluator, path: str, images: Images, label: str | None, progress: ExtractionProgress | None
 ) -> list[Result]:
-    """The Results on rank 0; an empty list on other ranks."""
+    """The Results on rank 0; an empty list on other ranks. path: as the user gave it."""
     labels = images.labels()
     stats, section = evaluator.extraction.extract(images, "samples", progress)
     if stats is None:
@@ -183,7 +183,7 @@ def _evaluate_file(
     record_label = record.pop("label", None)
     samples = SampleSet(
         stats=stats,
-        section={"path": str(images.path), **section, **record},
+        section={"path": path, **section, **record},
         labels=labels,
         label=label or record_label,
         notes=images.notes,
@@ -196,7 +196,7 @@ def _evaluate_arrays(
     evaluator: Evaluator, arrays: Iterable[np.ndarray], label: str | None, progress: ExtractionProgress | None
 ) -> list[Result]:
     if isinstance(arrays, (list, tuple)):  # their number is known, so their digest is that of an npz
-        evaluator.reset(expected=sum(map(len, arrays)))
+        evaluator.reset(expected=sum(len(array) for array in arrays if hasattr(array, "__len__")))
     evaluator.describe({}, label)
     for array in arrays:
         evaluator.update(array)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,17 +28,23 @@ class PreparedReference:
         reference: Reference,
         extraction: FeatureExtraction,
         progress: ExtractionProgress | None = None,
+        *,
+        images: bool = True,
     ) -> None:
-        """Every rank makes the call. Raises StatisticsError for statistics of another protocol."""
+        """Every rank makes the call. images: False leaves the features of the images unknown.
+
+        Raises StatisticsError for statistics of another protocol.
+        """
         require_same_protocol(reference, extraction.protocol_record())
         self.name, self.reference = name, reference
         self.stats, self.labels, self._record = None, None, {}
-        if reference.images is not None:
+        if reference.images is not None and images:
             require_points("reference", len(reference.images), extraction.protocol.k)
             self.labels = reference.images.labels()
             self.stats, self._record = extraction.extract(reference.images, "reference", progress)
         self._k, self._device = extraction.protocol.k, str(extraction.extractor.device)
-        self.gaussian, self.manifold = cache(self._gaussian), cache(self._manifold)
+        self._gaussians: dict[Kind, tuple[Gaussian, str]] = {}
+        self._manifolds: dict[bool, Manifold] = {}
 
     def section(self) -> dict[str, Any]:
         """The reference section of a Result."""
@@ -50,26 +56,32 @@ class PreparedReference:
             **self._record,
         }
 
-    def _gaussian(self, kind: Kind) -> tuple[Gaussian, str] | None:
+    def gaussian(self, kind: Kind) -> tuple[Gaussian, str] | None:
         """Its statistics, the stored ones if there are any, with a description; None if it has neither."""
-        stored: Gaussian | None = getattr(self.reference, kind)
-        if stored is not None:
-            n = self.reference.provenance.get("n")
-            return stored, f"stored statistics {f'of {n:,} images' if n else '(n not recorded in the file)'}"
-        if self.stats is None:
-            return None
-        return getattr(self.stats, kind), f"statistics of {self.stats.n:,} reference images"
+        if kind not in self._gaussians:
+            stored: Gaussian | None = getattr(self.reference, kind)
+            if stored is not None:
+                n = self.reference.provenance.get("n")
+                of = f"of {n:,} images" if n else "(n not recorded in the file)"
+                self._gaussians[kind] = stored, f"stored statistics {of}"
+            elif self.stats is not None:
+                description = f"statistics of {self.stats.n:,} reference images"
+                self._gaussians[kind] = getattr(self.stats, kind), description
+        return self._gaussians.get(kind)
 
-    def _manifold(self, float16: bool) -> Manifold | None:
+    def manifold(self, float16: bool) -> Manifold | None:
         """The balls around its images; None if it has none."""
         if self.stats is None:
             return None
-        return Manifold("reference", self.stats.features, self._k, self._device, float16)
+        if float16 not in self._manifolds:
+            features = self.stats.features
+            self._manifolds[float16] = Manifold("reference", features, self._k, self._device, float16)
+        return self._manifolds[float16]
 
 
-def require_one_protocol(references: dict[str, Reference]) -> str | None:
+def require_one_protocol(references: Iterable[tuple[str, Reference]]) -> str | None:
     """The protocol that the references name, None if they name none. Raises UsageError for several."""
-    named = {reference.protocol: name for name, reference in references.items() if reference.protocol}
+    named = {reference.protocol: name for name, reference in references if reference.protocol}
     if len(named) > 1:
         listed = ", ".join(f"{name} of {protocol}" for protocol, name in named.items())
         raise UsageError(

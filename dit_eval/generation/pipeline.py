@@ -143,6 +143,8 @@ def generate(
             into.reset(expected=num)
             into.describe({"plan": plan.as_json()}, label)
             sample_into(into, batch_sampler, decode, plan, worker, progress)
+            if isinstance(spec, ObjectSpec):
+                _warn_of_clipping(spec.name, quantizer.clipped_share())
             return None
         shards = ShardFolder(
             out, plan.as_json(), num=num, shard_size=plan.batch_size, image_size=plan.image_size

@@ -31,7 +31,7 @@ class ImageSink(Protocol):
     """What takes the images, such as `dit_eval.Evaluator`."""
 
     def reset(self, expected: int | None = None) -> None:
-        """Forget all images; `expected` are to come."""
+        """Forget all images. expected: the number of images to come."""
 
     def update_at(self, images: Tensor, start: int, labels: np.ndarray) -> None:
         """Add images, uint8 (N, H, W, 3), as images start, start + 1, …, of the classes `labels` (N,)."""

@@ -11,13 +11,16 @@ import os
 import re
 from pathlib import Path
 from typing import TypeGuard
+from urllib.parse import quote, urlsplit
 
 from dit_eval.errors import UsageError
 from dit_eval.io.assets import Asset, Kind
 
 _ADDRESS = re.compile(r"(https?|hf)://", re.IGNORECASE)
 _HUB = re.compile(
-    r"hf://(?P<kind>datasets/|spaces/)?(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<file>.+)"
+    r"hf://(?P<kind>datasets/|spaces/)?(?!datasets/|spaces/)(?P<repository>[^/@]+/[^/@]+)"
+    r"(@(?P<revision>refs/(pr|convert)/[^/]+|[^/]+))?/(?P<file>.+)",
+    re.IGNORECASE,
 )
 
 
@@ -33,6 +36,8 @@ def asset_at(address: str, kind: Kind) -> Asset:
     Raises UsageError for an address of another form.
     """
     url = _hub_url(address) if address.lower().startswith("hf://") else address
+    if not Path(urlsplit(url).path).name:
+        raise UsageError(f"{address}: expected the address of a file.")
     name = re.sub(r"[^\w.-]", "-", Path(url).stem)
     key = hashlib.sha256(address.encode()).hexdigest()[:12]
     return Asset(name=f"{name}-{key}", kind=kind, urls=(url,), source=address)
@@ -44,4 +49,5 @@ def _hub_url(address: str) -> str:
         raise UsageError(f"{address}: expected hf://[datasets/]OWNER/REPOSITORY[@REVISION]/FILE.")
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     kind, revision = match["kind"] or "", match["revision"] or "main"
-    return f"{endpoint.rstrip('/')}/{kind}{match['repository']}/resolve/{revision}/{match['file']}"
+    path = f"{match['repository']}/resolve/{quote(revision, safe='')}/{quote(match['file'])}"
+    return f"{endpoint.rstrip('/')}/{kind}{path}"

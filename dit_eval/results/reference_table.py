@@ -48,18 +48,24 @@ def _disagreements(results: Sequence[Result]) -> Iterator[str]:
     The samples are the same, so their influences are subtracted image by image.
     """
     pairs = list(combinations(results, 2))
-    names = [name for name, metric in METRICS.items() if not metric.parent]
+    names = [
+        name
+        for name, metric in METRICS.items()
+        if not metric.parent
+        and name != "inception_score"  # of the samples alone
+        and all(name in result.influence for result in results)
+    ]
     for a, b in pairs:
         found = []
         for name in names:
-            influences = a.influence.get(name), b.influence.get(name)
-            if influences[0] is None or influences[1] is None or name == "inception_score":
-                continue
-            error = standard_error(influences[0] - influences[1])
+            error = standard_error(a.influence[name] - b.influence[name])
             difference = a.metrics[name] - b.metrics[name]
             half_width = normal_quantile(len(pairs) * len(names)) * error
             if abs(difference) > half_width:
                 digits = METRICS[name].column_digits
                 found.append(f"{METRICS[name].label} by {difference:+.{digits}f} ± {half_width:.{digits}f}")
         if found:
-            yield f"{short_name(a)} and {short_name(b)} disagree: {', '.join(found)}. Name the reference."
+            yield (
+                f"{short_name(a)} and {short_name(b)} differ by more than the interval: {', '.join(found)}. "
+                "State which reference a number is against."
+            )

@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from itertools import count
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from dit_eval.errors import RankError, UsageError
 
@@ -87,25 +90,42 @@ class Rank:
         raise UsageError(f"device {name!r} is not supported; choose auto, cpu, cuda or cuda:N.")
 
 
+_users = 0  # open blocks of `process_group` that share a group of ours
+_opened = count()  # numbers the groups of ours, alike on all ranks
+
+
 @contextmanager
 def process_group(rank: Rank) -> Iterator[None]:
-    """Within the block, the ranks can communicate. An existing process group is used and left open.
+    """Within the block, the ranks can communicate. The program's process group is used and left open.
 
-    Raises UsageError if the address at which the ranks meet is not set.
+    Without one, overlapping blocks share a group, which ends with the last of them. Raises UsageError if the
+    address at which the ranks meet is not set.
     """
-    if rank.count == 1 or dist.is_initialized():
+    global _users
+    if rank.count == 1 or (dist.is_initialized() and not _users):
         yield
         return
+    if not _users:
+        store = PrefixStore(f"dit-eval-{next(_opened)}", _store(rank))
+        dist.init_process_group("gloo", store=store, rank=rank.index, world_size=rank.count, timeout=_TIMEOUT)
+    _users += 1
+    try:
+        yield
+    finally:
+        _users -= 1
+        if not _users:
+            dist.destroy_process_group()
+
+
+@cache
+def _store(rank: Rank) -> Store:
+    """Where the ranks find each other. A second one would be read before rank 0 has renewed it."""
     if not os.environ.get("MASTER_ADDR") or not os.environ.get("MASTER_PORT", "").isdecimal():
         raise UsageError(
             f"WORLD_SIZE={rank.count}, but MASTER_ADDR and MASTER_PORT do not give the address at which the "
             "processes meet. Start them with torchrun, or unset WORLD_SIZE and RANK to run a single one."
         )
-    dist.init_process_group("gloo", timeout=_TIMEOUT)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    return next(dist.rendezvous("env://", timeout=_TIMEOUT))[0]  # pyright: ignore[reportPrivateImportUsage]
 
 
 _host_groups: WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = WeakKeyDictionary()
@@ -139,6 +159,15 @@ def broadcast_from_rank0(rank: Rank, value: bool) -> bool:
         return value
     tensor = torch.tensor([value], device="cpu")
     dist.broadcast(tensor, 0, _host_group())
+    return bool(tensor)
+
+
+def any_rank(rank: Rank, value: bool) -> bool:
+    """True on every rank if the value is true on any of them."""
+    if rank.count == 1:
+        return value
+    tensor = torch.tensor([int(value)], device="cpu")
+    dist.all_reduce(tensor, dist.ReduceOp.MAX, _host_group())
     return bool(tensor)
 
 

@@ -125,7 +125,9 @@ def test_fid_against_several_references_is_one_table_and_a_file_for_each(tmp_pat
     out = tmp_path / "result.json"
     shown = run_command("fid", tmp_path / "batch.npz", "digits", tmp_path / "noise-ref.npz", "--json", out)
     assert "digits" in shown.stdout
-    assert "digits and noise-ref.npz disagree: FID by" in " ".join(shown.stdout.split())
+    assert "digits and noise-ref.npz differ by more than the interval: FID by" in " ".join(
+        shown.stdout.split()
+    )
     for name, reference in (("digits", "digits"), ("noise-ref", tmp_path / "noise-ref.npz")):
         alone = tmp_path / f"{name}-alone.json"
         run_command("fid", tmp_path / "batch.npz", reference, "--json", alone)
@@ -207,3 +209,44 @@ def test_the_example_for_wandb_runs_offline(tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / "wandb_images.py")]
     subprocess.run(command, check=True, env=environment, cwd=tmp_path, capture_output=True)
     assert list(tmp_path.rglob("run-*.wandb"))
+
+
+SEVERAL = """
+import torch.distributed as dist, numpy as np
+import dit_eval
+images = np.load("images.npz")["arr_0"]
+first = dit_eval.Evaluator("digits", device="cpu")
+second = dit_eval.Evaluator("digits", device="cpu")
+for evaluator in (first, second):
+    evaluator.update(images)
+fids = [first.compute().metrics["fid"]]
+first.close()
+fids.append(second.compute().metrics["fid"])
+second = dit_eval.Evaluator("digits", device="cpu")
+for _ in range(2):
+    result = dit_eval.evaluate("images.npz", "digits", device="cpu")
+second.close()
+assert not dist.is_initialized()
+dist.init_process_group("gloo")
+try:
+    first.compute()
+except dit_eval.errors.UsageError as error:
+    fids.append(str(error))
+print(fids)
+"""
+
+
+def test_evaluators_and_evaluations_follow_one_another_in_one_job(tmp_path: Path) -> None:
+    np.savez(tmp_path / "images.npz", np.zeros((20, 8, 8, 3), np.uint8))
+    (tmp_path / "program.py").write_text(SEVERAL, "utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--standalone",
+        "program.py",
+    ]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.stdout.count("closed") == 2

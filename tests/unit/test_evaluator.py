@@ -77,6 +77,8 @@ FORMS: dict[str, Any] = {
     "floats in -1 … 1": (torch.from_numpy(IMAGES) / 127.5 - 1, {"value_range": (-1, 1)}),
     "floats in 0 … 1": ((IMAGES / 255.0).transpose(0, 3, 1, 2), {"value_range": (0, 1)}),
     "bfloat16 in 0 … 255": (torch.from_numpy(IMAGES).bfloat16(), {"value_range": (0, 255)}),
+    "blue first": (np.ascontiguousarray((IMAGES / 255.0)[..., ::-1])[..., ::-1], {"value_range": (0, 1)}),
+    "big-endian": ((IMAGES / 255.0).astype(">f4"), {"value_range": (0, 1)}),
     "read-only": (np.broadcast_to(IMAGES[:1], IMAGES.shape), {}),
 }
 
@@ -92,12 +94,12 @@ def test_images_are_taken_in_every_form(form: str) -> None:
     ("images", "options", "words"),
     [
         (None, {}, "the images are None; expected an array or a tensor"),
-        ((IMAGES, 3), {}, "of type tuple; .*those of"),
+        ((IMAGES, 3), {}, "of type tuple; .*without labels"),
         (np.zeros((3, 8, 8, 3)), {}, "float64 3×8×8×3; expected uint8 .* or floats and their value_range"),
         (np.zeros((3, 8, 8, 3), np.int64), {"value_range": (0, 255)}, "int64 3×8×8×3; expected uint8"),
         (np.zeros((8, 8, 3), np.uint8), {}, "uint8 8×8×3; expected N×H×W×3"),
         (np.zeros((0, 8, 8, 3), np.uint8), {}, "there is no image in it"),
-        (torch.zeros(2, 3, 8, 8), {"value_range": (1, 1)}, "expected the lowest and the highest value"),
+        (torch.zeros(2, 3, 8, 8), {"value_range": (1, 1)}, r"expected \(lowest, highest\)"),
     ],
 )
 def test_what_is_no_batch_of_images_is_one_sentence(images: Any, options: Any, words: str) -> None:
@@ -206,3 +208,89 @@ def test_scalars_are_values_and_half_widths(evaluator: Evaluator) -> None:
     ends = result.intervals["fid"]
     assert scalars["eval/fid_half_width"] == (ends["high"] - ends["low"]) / 2
     assert all(type(value) is float for value in scalars.values())
+
+
+def test_a_failed_update_can_be_repeated(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after running out of memory in the third of four blocks: what was added stays counted."""
+    extractor = evaluator.extraction.extractor
+    activations, calls = extractor.activations, []
+
+    def failing(images: np.ndarray) -> Any:
+        calls.append(len(images))
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+        return activations(images)
+
+    monkeypatch.setattr(extractor, "activations", failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluator.update(IMAGES)
+    assert evaluator.n == 32
+    evaluator.update(IMAGES[32:])
+    assert evaluator.compute().samples["n"] == 60
+
+
+def test_a_refused_batch_leaves_no_size_behind(evaluator: Evaluator) -> None:
+    with pytest.raises(BatchError, match="evaluates images of 8×8"):
+        evaluator.update(np.zeros((2, 9, 9, 3), np.uint8))
+    evaluator.update(IMAGES)
+    assert evaluator.compute().samples["n"] == 60
+
+
+def test_close_frees_the_reference_at_once(evaluator: Evaluator) -> None:
+    import gc
+    import weakref
+
+    evaluator.update(IMAGES)
+    evaluator.compute()
+    manifold = evaluator._references[0].manifold(False)
+    assert manifold is not None
+    freed = [weakref.ref(manifold), weakref.ref(evaluator._stats), weakref.ref(extractor_network(evaluator))]
+    del manifold
+    gc.disable()
+    try:
+        evaluator.close()
+        assert [reference() for reference in freed] == [None, None, None]
+    finally:
+        gc.enable()
+    with pytest.raises(UsageError, match="is closed"):
+        evaluator.reset()
+
+
+def extractor_network(evaluator: Evaluator) -> torch.nn.Module:
+    return evaluator.extraction.extractor._network
+
+
+def test_images_of_the_reference_are_not_extracted_where_its_statistics_suffice() -> None:
+    done: list[str] = []
+    evaluator = Evaluator(
+        "digits", device="cpu", metrics=["fid"], progress=lambda role, *_: done.append(role)
+    )
+    evaluator.update(IMAGES[:3])
+    assert done == []
+    only_fid = evaluator.compute()
+    whole = dit_eval.evaluate(IMAGES[:10], "digits", device="cpu")
+    assert whole is not None
+    assert only_fid.reference["statistics_sha256"] == whole.reference["statistics_sha256"]
+
+
+def test_without_intervals_further_metrics_have_none_either() -> None:
+    names = ["kid", "density", "coverage", "mind"]
+    with Evaluator("digits", device="cpu", metrics=names, intervals=False) as evaluator:
+        evaluator.update(IMAGES)
+        result = evaluator.compute()
+        assert {*result.metrics} == {*names}
+        assert (result.intervals, dict(result.influence)) == ({}, {})
+
+
+def test_gaps_that_change_the_chunks_of_the_inception_score_are_refused(evaluator: Evaluator) -> None:
+    evaluator.update_at(IMAGES[:30], 0, None)
+    evaluator.update_at(IMAGES[30:], 5000, None)
+    with pytest.raises(BatchError, match="unequal numbers of images"):
+        evaluator.compute()
+
+
+def test_one_reference_twice_gives_two_results() -> None:
+    with Evaluator(["digits", "digits"], device="cpu", metrics="fid") as evaluator:
+        evaluator.update(IMAGES)
+        first, second = evaluator.compute_all()
+    assert first.metrics == second.metrics

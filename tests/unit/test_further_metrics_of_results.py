@@ -79,7 +79,7 @@ def test_statistics_alone_leave_them_missing_for_a_reason(tmp_path: Path) -> Non
     np.savez(tmp_path / "ref.npz", mu=np.zeros(64), sigma=np.eye(64))
     result = measured(IMAGES, "kid", "density", "coverage", "mind", reference=tmp_path / "ref.npz")
     for name in ("kid", "density", "coverage", "mind"):
-        assert result.missing[name] == "the reference has statistics only; it takes reference images"
+        assert result.missing[name] == "the reference has statistics only; this metric needs reference images"
 
 
 def test_check_gates_them_like_the_others(tmp_path: Path) -> None:
