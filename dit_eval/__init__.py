@@ -17,6 +17,7 @@
     FlopCount       The cost of a forward pass of one image.
     DiffusionModel  A network that predicts the noise of a Gaussian diffusion, such as DiT.
     FlowModel       A network trained along an interpolation path, such as SiT, REPA, LightningDiT or JiT.
+    DitEvalError    Base class of errors that are caused by the input or the options.
     ImageModel      A model that samples images by itself, such as MAR, VAR or a diffusers pipeline.
 
 The public names are loaded on first use, so that `import dit_eval` is instant and does not import torch.
@@ -33,6 +34,7 @@ from dit_eval.version import __version__
 if TYPE_CHECKING:
     from dit_eval.cost.counter import FlopCount, count_flops
     from dit_eval.diagnostics.doctor import doctor
+    from dit_eval.errors import DitEvalError
     from dit_eval.evaluation.evaluator import Evaluator
     from dit_eval.evaluation.pipeline import evaluate, make_reference
     from dit_eval.generation.models import DiffusionModel, FlowModel, ImageModel
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Comparison": "dit_eval.results.compare",
     "DiffusionModel": "dit_eval.generation.models",
+    "DitEvalError": "dit_eval.errors",
     "Evaluator": "dit_eval.evaluation.evaluator",
     "FlopCount": "dit_eval.cost.counter",
     "FlowModel": "dit_eval.generation.models",
@@ -69,6 +72,7 @@ _MODULES = {
 __all__ = [
     "Comparison",
     "DiffusionModel",
+    "DitEvalError",
     "Evaluator",
     "FlopCount",
     "FlowModel",
@@ -101,4 +105,6 @@ def __getattr__(name: str) -> Any:
         finally:
             random.setstate(state)  # rich draws a number when it is imported
         return getattr(module, name)
+    if name in ("errors", "sampling"):
+        return import_module(f"dit_eval.{name}")
     raise AttributeError(f"module 'dit_eval' has no attribute {name!r}")

@@ -104,9 +104,9 @@ def _refuse_to_overwrite_record(samples: Path, json_files: list[Path]) -> None:
     """Raise UsageError if one of the files is the record that `sample` wrote next to the batch."""
     from dit_eval.io.batch_record import read_record  # imports numpy
 
-    record = samples.with_suffix(".json")
+    record = samples.absolute().with_suffix(".json")
     if record.resolve() in [file.resolve() for file in json_files] and read_record(samples):
         raise UsageError(
             f"{record} records how {samples} was sampled and is not overwritten. Write the result to another "
-            f"file, e.g. --json {samples.with_suffix('.result.json')}."
+            f"file, e.g. --json {record.with_suffix('.result.json').name}."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,13 @@ _PAIR = 2  # numbers of an interval
 
 
 def _sampling_options(command: options.Command) -> options.Command:
-    """The options of `sample`, in their groups."""
-    command.__dict__.setdefault("__click_params__", []).extend(reversed(_SAMPLING))  # read from the last one
+    """Copies of the options of `sample`, in groups of their own, which cloup fills for each command."""
+    groups: dict[str, Any] = {}
+    copies = [copy(option) for option in _SAMPLING]
+    for option in copies:
+        if group := getattr(option, "group", None):
+            option.group = groups.setdefault(group.title, copy(group))  # type: ignore[attr-defined]
+    command.__dict__.setdefault("__click_params__", []).extend(reversed(copies))  # read from the last one
     return command
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from dit_eval.evaluation.references import open_reference
 from dit_eval.io.crops import ImageOptions
 from dit_eval.results.result import Result
 from dit_eval.runtime.distributed import Rank, any_rank, from_rank0, gather_to_rank0, process_group
+from dit_eval.runtime.rounding import MAX_CLIPPED, Quantizer
 from dit_eval.runtime.transfer import HostCopy, host_array
 
 _NO_LABEL = -1
@@ -117,7 +118,10 @@ class Evaluator:
         of the images, for the counts of each class in precision. Raises BatchError.
         """
         with torch.no_grad():
-            pixels = as_uint8(images, value_range)
+            quantizer = None
+            if isinstance(value_range, tuple) and len(value_range) == 2:
+                quantizer = self._quantizers.setdefault(value_range, Quantizer("dit", value_range))
+            pixels = as_uint8(images, value_range, quantizer)
         rank = self.extraction.rank
         self.update_at(pixels, self.n * rank.count + rank.index, labels, stride=rank.count)
 
@@ -194,6 +198,7 @@ class Evaluator:
         self._start = time.monotonic()
         side = self._image_options.image_size
         self._size: tuple[int, int] | None = None if side is None else (side, side)
+        self._quantizers: dict[tuple[float, float], Quantizer] = {}
         self._positions: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
         self._hash = PixelHash(expected if self.extraction.rank.count == 1 else None)
@@ -233,11 +238,13 @@ class Evaluator:
         rank, none, failure = self.extraction.rank, [np.empty(0, np.int64)], None
         try:
             self._stats.finish()
-        except StatisticsError as error:
+            if not all(quantizer.all_finite() for quantizer in self._quantizers.values()):
+                raise BatchError("the images contain NaN or infinite values; the model has diverged.")
+        except (BatchError, StatisticsError) as error:
             failure = error
         if any_rank(rank, failure is not None):
             self.reset()  # what has arrived of the failed images is not known
-            raise failure or RankError("the features of another rank are not finite.")
+            raise failure or RankError("images or features of another rank are not finite.")
         own = {
             "positions": np.concatenate([*none, *self._positions]),
             "labels": np.concatenate([*none, *self._labels]),
@@ -281,7 +288,17 @@ class Evaluator:
             section={**known, **self._section},
             labels=None if (labels == _NO_LABEL).any() else labels,
             label=self._label,
+            notes=tuple(self._clipping()),
         )
+
+    def _clipping(self) -> Iterator[str]:
+        """Warnings of values out of their range, on this rank."""
+        for value_range, quantizer in self._quantizers.items():
+            if (share := quantizer.clipped_share()) > MAX_CLIPPED:
+                yield (
+                    f"{share:.1%} of the values were out of the value_range {value_range} and have been "
+                    "clipped; check the range."
+                )
 
     def _require_chunks(self, positions: np.ndarray) -> None:
         """Raise BatchError if the chunks of the inception score would be those of other images."""

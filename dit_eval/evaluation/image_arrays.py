@@ -16,11 +16,14 @@ from dit_eval.runtime.rounding import Quantizer
 from dit_eval.runtime.transfer import HostCopy
 
 
-def as_uint8(images: Any, value_range: tuple[float, float] | None = None) -> np.ndarray | Tensor:
+def as_uint8(
+    images: Any, value_range: tuple[float, float] | None = None, quantizer: Quantizer | None = None
+) -> np.ndarray | Tensor:
     """Images as uint8 (n, H, W, 3), contiguous: an array, or for a tensor a tensor on its device.
 
     images: uint8 or, with a value_range, floats; N×H×W×3 or N×3×H×W. Floats become uint8 as in DiT's code,
-    ⌊127.5 x + 128⌋ for x in -1 … 1, and are clipped. Raises BatchError for anything else.
+    ⌊127.5 x + 128⌋ for x in -1 … 1, and are clipped; quantizer: one of this range that does so, and keeps
+    account of values out of range. Raises BatchError for anything else.
     """
     if not isinstance(images, Tensor):
         images = _as_array(images)
@@ -50,7 +53,9 @@ def as_uint8(images: Any, value_range: tuple[float, float] | None = None) -> np.
     else:
         native = images.dtype.newbyteorder("=")
         floats = torch.from_numpy(np.require(images, native, requirements=("C", "W")))
-    return Quantizer("dit", value_range)(floats.permute(0, 3, 1, 2) if channels_last else floats)
+    return (quantizer or Quantizer("dit", value_range))(
+        floats.permute(0, 3, 1, 2) if channels_last else floats
+    )
 
 
 def _is_float(images: np.ndarray | Tensor) -> bool:

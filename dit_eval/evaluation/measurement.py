@@ -91,7 +91,7 @@ def measure(
         warnings=(
             *samples.notes,
             *reference.reference.notes,
-            *_warnings(samples.stats.n, extraction.extractor.dimensions[0], values),
+            *_warnings(samples.stats.n, reference, extraction.extractor.dimensions[0], values),
             *samples.record_warnings,
             *dict.fromkeys(extraction.warnings),
         ),
@@ -116,13 +116,21 @@ def _environment(extraction: FeatureExtraction, seconds: float) -> dict[str, Any
     }
 
 
-def _warnings(n: int, dimension: int, metrics: Mapping[str, float]) -> list[str]:
+def _warnings(
+    n: int, reference: PreparedReference, dimension: int, metrics: Mapping[str, float]
+) -> list[str]:
     """What a reader of the numbers must know."""
     warnings = []
     if n <= dimension:
         warnings.append(
             f"{n:,} samples for {dimension:,} features: the covariance is rank-deficient, so FID and sFID "
             "have a bias that depends on n; compare them only with results of the same number of images."
+        )
+    reference_n = reference.images_of_statistics()
+    if reference_n is not None and reference_n <= dimension:
+        warnings.append(
+            f"the reference's statistics are of {reference_n:,} images for {dimension:,} features: their "
+            "covariance is rank-deficient, so FID and sFID are far from those against a large reference."
         )
     in_order, order_free = (metrics.get(f"inception_score{suffix}") for suffix in ("", "_order_free"))
     if in_order and order_free and order_free > SORTED_SCORE_RATIO * in_order:

@@ -56,6 +56,12 @@ class PreparedReference:
             **self._record,
         }
 
+    def images_of_statistics(self) -> int | None:
+        """The number of images behind the statistics for FID, None if it is not known."""
+        if self.reference.pool is not None:
+            return self.reference.provenance.get("n")
+        return None if self.stats is None else self.stats.n
+
     def gaussian(self, kind: Kind) -> tuple[Gaussian, str] | None:
         """Its statistics, the stored ones if there are any, with a description; None if it has neither."""
         if kind not in self._gaussians:

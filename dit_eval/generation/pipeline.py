@@ -32,10 +32,8 @@ from dit_eval.generation.sink import ImageSink, SamplingProgress, evaluation_mod
 from dit_eval.runtime.distributed import Rank, StridedShard, broadcast_from_rank0, process_group
 from dit_eval.runtime.malloc import keep_freed_memory
 from dit_eval.runtime.precision import computation, default_precision
-from dit_eval.runtime.rounding import Quantizer
+from dit_eval.runtime.rounding import MAX_CLIPPED, Quantizer
 from dit_eval.version import __version__
-
-_MAX_CLIPPED = 0.01  # share of values out of range above which there is a warning
 
 
 @overload
@@ -194,7 +192,7 @@ def _macs(model: LoadedModel) -> int | None:
 
 
 def _warn_of_clipping(name: str, share: float) -> None:
-    if share > _MAX_CLIPPED:
+    if share > MAX_CLIPPED:
         warnings.warn(
             f"{share:.1%} of the values that {name} returned were out of its value_range and have been "
             "clipped. Check value_range and the scale of the decoder.",

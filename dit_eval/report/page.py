@@ -34,6 +34,7 @@ CAPTIONS = {
 CLASS_CAPTIONS = {
     "precision": "{title} by class: share of samples inside the manifold of all reference images.",
     "recall": "{title} by class: share of reference images inside the manifold of all samples.",
+    "coverage": "{title} by class: share of reference images with a sample in their ball.",
 }
 SAMPLES, FEW_SAMPLES = 64, 16  # pictures of each result, and if there are many results
 MANY_RESULTS = 8
@@ -41,7 +42,9 @@ OUTSIDE = 16  # pictures of samples outside the manifold
 WORST_CLASSES, PER_CLASS = 3, 8  # classes that are shown, and pictures of each
 
 
-def write_report(path: str | Path, results: Sequence[Result], *, title: str = "dit-eval report") -> Path:
+def write_report(
+    path: str | Path, results: Result | Sequence[Result], *, title: str = "dit-eval report"
+) -> Path:
     """Write an HTML report of results; returns the path.
 
     It begins with what was measured and the headline number. Then, for each group of results that can be
@@ -53,6 +56,7 @@ def write_report(path: str | Path, results: Sequence[Result], *, title: str = "d
     >>> dit_eval.write_report("report.html", [result]).name
     'report.html'
     """
+    results = [results] if isinstance(results, Result) else results
     if not results:
         raise ResultError("a report needs at least one result; `dit-eval fid … --json FILE` writes one.")
     results = with_distinct_names(results)

@@ -212,8 +212,8 @@ def _compare(
     missing = [name for name in names if name not in result.intervals or name not in result.metrics]
     if missing or not names:
         raise ResultError(
-            f"{given} has no {' and no '.join(missing) or 'metric'} with an interval to compare with "
-            f"{target.name}. Evaluate again, against a reference with images."
+            f"{given} has no interval for {', '.join(missing) or 'any metric'}, which {target.name} has. "
+            "Evaluate again with the same --metric options, against a reference with images."
         )
     for name in names:
         tolerance = tolerances.get(name, Amount()).absolute(target.numbers.metrics[name]) + target.slack

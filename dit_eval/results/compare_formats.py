@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import wrap
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from dit_eval.report.terminal import dense_table, natural_width, render_text
 from dit_eval.results.check_formats import markdown_row
 from dit_eval.results.compare import Comparison, Group, Row, Target
 from dit_eval.results.knobs import differing, knob_title
-from dit_eval.results.metric_names import METRICS
+from dit_eval.results.metric_names import ADM, METRICS
 from dit_eval.results.metric_names import columns as metric_columns
 
 Format = Literal["text", "markdown", "latex", "csv", "json"]
@@ -45,7 +45,11 @@ def as_text(comparison: Comparison, width: int = 80) -> str:
     """Aligned tables for a terminal; knobs for which there is no room stand below the names."""
     parts: list[str | Table] = []
     for group in comparison.groups:
-        parts += [*_titles(group), _fitting_table(group, comparison.to, width)]
+        parts += _titles(group)
+        parts += [
+            _fitting_table(part, comparison.to, width)
+            for part in _fitting_groups(group, comparison.to, width)
+        ]
     return render_text(*parts, *_notes(comparison), width=width)
 
 
@@ -147,6 +151,18 @@ def _settings(group: Group, keys: Sequence[str]) -> dict[str, list[str]]:
     known = any(step is not None for step in steps)
     columns = {"step": ["–" if step is None else f"{step:,}" for step in steps]} if known else {}
     return columns | {knob_title(key): [row.knobs.get(key, "–") for row in group.rows] for key in keys}
+
+
+def _fitting_groups(group: Group, to: Target, width: int) -> list[Group]:
+    """The group or, where there is no room for all of its metrics, one with ADM's and one with the others."""
+    names = [" " * _NAME_WIDTH] * len(group.rows)
+    if natural_width(_text_table(group, to, (), names)) <= width:
+        return [group]
+    parts = [
+        {name: row for name, row in group.targets.items() if (name in ADM) == of_adm}
+        for of_adm in (True, False)
+    ]
+    return [replace(group, targets=targets) for targets in parts if targets]
 
 
 def _fitting_table(group: Group, to: Target, width: int) -> Table:

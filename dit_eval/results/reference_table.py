@@ -12,12 +12,14 @@ from rich.table import Table
 from dit_eval.metrics.intervals import normal_quantile, standard_error
 from dit_eval.report.terminal import render_text
 from dit_eval.results.metric_names import METRICS
-from dit_eval.results.result import Result
+from dit_eval.results.result import Result, short_count
 
 
 def reference_table(results: Sequence[Result], width: int = 80) -> str:
     """Results of the same samples as text: a table, then a sentence for each disagreement."""
-    table = Table(title=f"{results[0].name}, protocol {results[0].protocol['name']}", title_justify="left")
+    first = results[0]
+    title = f"{first.name}, FID-{short_count(first.samples['n'])}, protocol {first.protocol['name']}"
+    table = Table(title=title, title_justify="left")
     table.box = SIMPLE_HEAD
     table.add_column("metric", no_wrap=True)
     for result in results:
@@ -26,7 +28,7 @@ def reference_table(results: Sequence[Result], width: int = 80) -> str:
         if any(name in result.metrics for result in results):
             title = f"  {metric.title}" if metric.parent else metric.title
             table.add_row(title, *(_cell(result, name) for result in results))
-    return render_text(table, *_disagreements(results), width=width)
+    return render_text(table, *_reasons(results), *_disagreements(results), width=width)
 
 
 def short_name(result: Result) -> str:
@@ -38,8 +40,19 @@ def _cell(result: Result, name: str) -> str:
     if name not in result.metrics:
         return "absent"
     digits, ends = METRICS[name].digits, result.intervals.get(name)
-    half_width = f" ± {(ends['high'] - ends['low']) / 2:.{digits}f}" if ends else ""
+    half_width = f"\n± {(ends['high'] - ends['low']) / 2:.{digits}f}" if ends else ""
     return f"{result.metrics[name]:z.{digits}f}{half_width}"
+
+
+def _reasons(results: Sequence[Result]) -> Iterator[str]:
+    """Why metrics are absent, a sentence for each reference and reason."""
+    for result in results:
+        reasons: dict[str, list[str]] = {}
+        for name, reason in result.missing.items():
+            if not METRICS[name].parent:
+                reasons.setdefault(reason, []).append(METRICS[name].label)
+        for reason, labels in reasons.items():
+            yield f"{', '.join(labels)} against {short_name(result)}: absent, because {reason}."
 
 
 def _disagreements(results: Sequence[Result]) -> Iterator[str]:
@@ -63,9 +76,9 @@ def _disagreements(results: Sequence[Result]) -> Iterator[str]:
             half_width = normal_quantile(len(pairs) * len(names)) * error
             if abs(difference) > half_width:
                 digits = METRICS[name].column_digits
-                found.append(f"{METRICS[name].label} by {difference:+.{digits}f} ± {half_width:.{digits}f}")
+                found.append(f"{METRICS[name].label} {difference:+.{digits}f} ± {half_width:.{digits}f}")
         if found:
             yield (
-                f"{short_name(a)} and {short_name(b)} differ by more than the interval: {', '.join(found)}. "
-                "State which reference a number is against."
+                f"{short_name(a)} minus {short_name(b)}: {', '.join(found)}. The references differ by more "
+                "than the interval; state which one a number is against."
             )

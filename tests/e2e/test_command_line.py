@@ -84,7 +84,11 @@ def test_the_help_of_every_command_fits_80_columns_and_says_what_each_option_doe
     for name in names:
         assert isinstance(command, click.Group)
         command = command.commands[name]
-    assert all(option.help or option.hidden for option in command.params if isinstance(option, click.Option))
+    shown_options = [
+        option for option in command.params if isinstance(option, click.Option) and not option.hidden
+    ]
+    assert all(option.help for option in shown_options)
+    assert all(option.opts[0] in shown.stdout for option in shown_options)
 
 
 @pytest.mark.parametrize(

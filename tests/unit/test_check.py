@@ -186,7 +186,7 @@ def test_a_published_row_stands_for_50_000_images_of_its_size(tmp_path: Path) ->
 
 def test_a_metric_that_vanished_is_an_error_and_no_pass(tmp_path: Path) -> None:
     bare = replace(result(), intervals={k: v for k, v in result().intervals.items() if k != "recall"})
-    with pytest.raises(ResultError, match="has no recall with an interval"):
+    with pytest.raises(ResultError, match="has no interval for recall"):
         verdicts(tmp_path, bare, result())
 
 

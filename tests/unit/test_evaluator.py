@@ -294,3 +294,18 @@ def test_one_reference_twice_gives_two_results() -> None:
         evaluator.update(IMAGES)
         first, second = evaluator.compute_all()
     assert first.metrics == second.metrics
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_that_are_not_finite_are_refused(evaluator: Evaluator, value: float) -> None:
+    evaluator.update(torch.full((20, 3, 8, 8), value), value_range=(0, 1))
+    with pytest.raises(BatchError, match="NaN or infinite"):
+        evaluator.compute()
+    evaluator.update(IMAGES)
+    assert evaluator.compute().samples["n"] == 60
+
+
+def test_values_out_of_range_are_a_warning_of_the_result(evaluator: Evaluator) -> None:
+    evaluator.update(torch.from_numpy(IMAGES) / 127.5 - 1, value_range=(0, 1))
+    warnings = evaluator.compute().warnings
+    assert any("out of the value_range (0, 1) and have been clipped" in warning for warning in warnings)

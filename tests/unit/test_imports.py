@@ -31,7 +31,7 @@ FORBIDDEN = {
     "runtime": (*GENERATION, *EVALUATION, *FILES, "dit_eval.results", "dit_eval.report"),
     "errors.py": ("dit_eval",),
 }
-NETWORK = ("urllib", "requests", "http", "socket", "huggingface_hub")
+NETWORK = ("urllib.request", "urllib.error", "requests", "http", "socket", "huggingface_hub")
 
 
 def imported(path: Path) -> set[str]:
