@@ -62,7 +62,7 @@ class Sweep:
     """The outcome of a search.
 
     search: its parameters, as JSON; candidates: the winner, those tied with it, then the dropped ones, each
-    from the best; fresh: the result of the winner on fresh images, the number to report; flattery: the
+    from the best; fresh: the result of the winner on fresh images, the number to report; optimism: the
     winner in the search compared with fresh images of the same number.
     """
 
@@ -70,7 +70,7 @@ class Sweep:
     races: Sequence[Race]
     candidates: Sequence[Candidate]
     fresh: Result
-    flattery: MetricComparison
+    optimism: MetricComparison
 
     @property
     def metric(self) -> MetricName:
@@ -134,7 +134,7 @@ class Sweep:
                 "candidates": [_candidate_as_json(candidate, name) for candidate in self.candidates],
                 "fresh": {"n": self.fresh.samples["n"], "seed": self.fresh.samples["plan"]["seed"]}
                 | {"digest": self.fresh.samples["digest"], **_value(self.fresh, name)},
-                "flattery": _difference(self.flattery),
+                "optimism": _difference(self.optimism),
                 "paragraph": self.paragraph(),
             },
         }

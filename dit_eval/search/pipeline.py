@@ -250,7 +250,7 @@ class _Runner:
             races=self.races,
             candidates=collect_candidates(self.races, self.candidates, results, winner, name),
             fresh=reported,
-            flattery=_compare_fresh(name, results[winner][last], fresh[last] or reported),
+            optimism=_compare_fresh(name, results[winner][last], fresh[last] or reported),
         )
         write_json(self.folder / "sweep.json", found.to_json())
         return found

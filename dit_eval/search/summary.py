@@ -37,7 +37,7 @@ def as_text(sweep: Sweep, width: int = 80) -> str:
         f"{_cost(sweep)}, and {fresh} of the winner.",
         "",
         f"To report: {metric.label} {_with_interval(sweep.fresh, search['metric'], metric)} of "
-        f"{describe(sweep.winner.values)} on {fresh}. {_flattery(sweep)}",
+        f"{describe(sweep.winner.values)} on {fresh}. {_optimism(sweep)}",
         "",
         as_paragraph(sweep),
         width=width,
@@ -99,11 +99,11 @@ def _cells(candidate: Candidate, metric: MetricName, name: str) -> list[str]:
     ]
 
 
-def _flattery(sweep: Sweep) -> str:
+def _optimism(sweep: Sweep) -> str:
     """How much better the search's images look than fresh ones of the same number."""
-    metric, found = sweep.metric, sweep.flattery
+    metric, found = sweep.metric, sweep.optimism
     return (
-        f"Flattery of the search, {metric.label} of the search minus that of fresh images at "
+        f"Optimism of the search, {metric.label} of the search minus that of fresh images at "
         f"{sweep.winner.n:,} images each: {found.difference:+z.{metric.column_digits}f} ± "
         f"{metric.format_half_width(found.half_width)}."
     )

@@ -53,7 +53,7 @@ def search(*candidates: Candidate, **vary: Any) -> Sweep:
         races=[],
         candidates=candidates,
         fresh=candidates[0].result,
-        flattery=comparison(0, 1),
+        optimism=comparison(0, 1),
     )
 
 

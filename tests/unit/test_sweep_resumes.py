@@ -126,8 +126,8 @@ def test_the_winner_is_measured_on_fresh_images_of_the_next_seed(world: World, t
     found = run(tmp_path / "s", seed=7)
     assert found.fresh.samples["plan"]["seed"] == 8
     assert found.fresh.samples["n"] == NUM
-    assert not found.flattery.paired
-    assert found.flattery.difference == found.winner.result.metrics["fid"] - found.fresh.metrics["fid"]
+    assert not found.optimism.paired
+    assert found.optimism.difference == found.winner.result.metrics["fid"] - found.fresh.metrics["fid"]
 
 
 def test_a_winner_that_is_alone_early_is_compared_with_as_many_fresh_images(
@@ -135,7 +135,7 @@ def test_a_winner_that_is_alone_early_is_compared_with_as_many_fresh_images(
 ) -> None:
     found = run(tmp_path / "s", vary={"cfg": [1.0, 1.5], "steps": [50]})
     assert found.winner.n == 64
-    difference = found.winner.result.metrics["fid"] - found.flattery.baseline
+    difference = found.winner.result.metrics["fid"] - found.optimism.baseline
     assert abs(difference) < 4  # the bias of 64 images is on both sides
     assert found.fresh.samples["n"] == NUM
     assert world.sampled["fresh-001-cfg-1.5-steps-50"] == NUM
