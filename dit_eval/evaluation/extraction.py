@@ -58,7 +58,7 @@ class FeatureExtraction:
         cached = self._read_cache(entry, images) if entry else None
         if broadcast_from_rank0(self.rank, cached is not None):
             stats, digest = cached or (None, "")  # on other ranks
-            return stats, {**_image_record(images, digest), "cached": True}
+            return stats, {**image_record(images, digest), "cached": True}
         return self._extract_share(images, entry, role, progress)
 
     def new_stats(self, capacity: int = 0, *, intervals: bool = True) -> FeatureStats:
@@ -96,7 +96,7 @@ class FeatureExtraction:
         with ThreadPoolExecutor(1) as thread:
             digest = thread.submit(pixels.finish)
             self.add_ranks(stats)
-            record = _image_record(images, digest.result())
+            record = image_record(images, digest.result())
         if entry:
             arrays = {**stats.to_arrays(), "digest": _array(record["digest"])}
             if failure := store_features(entry, arrays):
@@ -204,7 +204,8 @@ def load_extraction(
     )
 
 
-def _image_record(images: Images, digest: str) -> dict[str, Any]:
+def image_record(images: Images, digest: str) -> dict[str, Any]:
+    """What a Result records of images with this digest that have been read."""
     crop = {"crop": images.crop} if images.crop else {}
     return {"n": len(images), "size": list(images.size), **crop, "digest": digest, "cached": False}
 

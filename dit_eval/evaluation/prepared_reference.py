@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dit_eval.errors import UsageError
-from dit_eval.evaluation.extraction import ExtractionProgress, FeatureExtraction
+from dit_eval.evaluation.extraction import ExtractionProgress, FeatureExtraction, image_record
 from dit_eval.evaluation.references import Reference, require_same_protocol
 from dit_eval.metrics.gaussian import Gaussian
 from dit_eval.metrics.precision_recall import Manifold, require_points
@@ -31,7 +31,7 @@ class PreparedReference:
         *,
         images: bool = True,
     ) -> None:
-        """Every rank makes the call. images: False leaves the features of the images unknown.
+        """Every rank makes the call. images: False leaves out the features of the images.
 
         Raises StatisticsError for statistics of another protocol.
         """
@@ -42,6 +42,9 @@ class PreparedReference:
             require_points("reference", len(reference.images), extraction.protocol.k)
             self.labels = reference.images.labels()
             self.stats, self._record = extraction.extract(reference.images, "reference", progress)
+        elif reference.images is not None and extraction.rank.index == 0:
+            digest = reference.provenance.get("digest") or reference.images.digest()
+            self._record = image_record(reference.images, digest)
         self._k, self._device = extraction.protocol.k, str(extraction.extractor.device)
         self._gaussians: dict[Kind, tuple[Gaussian, str]] = {}
         self._manifolds: dict[bool, Manifold] = {}

@@ -270,7 +270,9 @@ def test_images_of_the_reference_are_not_extracted_where_its_statistics_suffice(
     only_fid = evaluator.compute()
     whole = dit_eval.evaluate(IMAGES[:10], "digits", device="cpu")
     assert whole is not None
-    assert only_fid.reference["statistics_sha256"] == whole.reference["statistics_sha256"]
+    for name in ("statistics_sha256", "digest", "n"):
+        assert only_fid.reference[name] == whole.reference[name]
+    assert only_fid.fingerprint != ""
 
 
 def test_without_intervals_further_metrics_have_none_either() -> None:
