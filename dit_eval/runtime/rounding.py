@@ -50,7 +50,7 @@ class Quantizer:
     def __init__(self, rounding: str = "dit", value_range: tuple[float, float] = (-1.0, 1.0)) -> None:
         self._scale, (self._low, self._high) = ROUNDINGS[rounding].scale, value_range
         self._outside: Tensor | float = 0.0  # batches' shares of values out of range, summed on the device
-        self._not_finite: Tensor | bool = False  # on the device too
+        self._finite: Tensor | bool = True  # whether all values were, on the device too
         self._batches = 0
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -68,14 +68,14 @@ class Quantizer:
         x = images.float().expand(-1, 3, -1, -1)
         level = (self._high - self._low) / 255
         self._outside = self._outside + ((x < self._low - level) | (x > self._high + level)).float().mean()
-        self._not_finite = self._not_finite | ~x.isfinite().all()
+        self._finite = x.isfinite().all() & self._finite
         self._batches += 1
         scaled = self._scale(x, self._low, self._high)
         return scaled.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def all_finite(self) -> bool:
         """True if no value so far was NaN or infinite."""
-        return not bool(self._not_finite)
+        return bool(self._finite)
 
     def clipped_share(self) -> float:
         """The share of values that were more than a grey level out of range, so far."""

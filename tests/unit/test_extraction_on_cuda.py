@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from dit_eval.evaluation.evaluator import Evaluator
 from dit_eval.evaluation.feature_stats import _IN_FLIGHT, FeatureStats
 from dit_eval.evaluation.metric_table import with_optional
 from dit_eval.evaluation.pipeline import evaluate
@@ -183,6 +184,23 @@ def test_an_evaluation_runs_on_the_device_from_beginning_to_end(tmp_path: Path, 
         assert len(result.metrics) == 9
         assert "_linalg_eigh" in calls.operators
         assert "digits" in result.protocol["name"]
+
+
+def test_an_evaluator_takes_tensors_of_the_device_to_the_result(tmp_path: Path) -> None:
+    write_npz(tmp_path / "reference.npz", {"arr_0": images(60)})
+    with fake_cuda() as calls:
+        metrics = with_optional(["kid", "density", "coverage", "mind"])
+        evaluator = Evaluator(
+            tmp_path / "reference.npz", protocol="digits", device="cuda", batch_size=16, metrics=metrics
+        )
+        for _ in range(2):
+            evaluator.update(torch.zeros(32, 3, 8, 8, device=CUDA), value_range=(-1, 1))
+        result = evaluator.compute()
+        evaluator.close()
+    assert result.samples["n"] == 64
+    assert result.environment["device"] == "fake CUDA device"
+    assert {"kid", "density", "coverage", "mind"} <= {*result.metrics}
+    assert "_linalg_eigh" in calls.operators
 
 
 def test_two_sizes_of_batch_wait_equally_often(tmp_path: Path) -> None:
