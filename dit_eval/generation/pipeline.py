@@ -101,6 +101,10 @@ def generate(
         raise UsageError(f"{out}: choose a name that ends in .npz.")
     worker, torch_device = StridedShard.of(rank, shard), rank.device(device)
     precision = default_precision(torch_device) if precision is None else precision
+    if not (into is None or isinstance(into, ImageSink)):
+        raise UsageError(
+            f"into is of type {type(into).__name__}; expected a dit_eval.Evaluator, or out=PATH."
+        )
     spec = find_model(model, ckpt, image_size, model_args, torch_device)
     if into is not None and (shard is not None or fresh or extend):
         raise UsageError("shard, fresh and extend concern a file, and with `into` none is written.")
@@ -254,7 +258,7 @@ def _left_by_others(shards: ShardFolder, worker: StridedShard) -> Iterator[int]:
 def _start_over(shards: ShardFolder, rank: Rank, shard: tuple[int, int] | None) -> None:
     if shard is not None:
         raise UsageError(
-            f"fresh would delete the work of the other shards. Delete {shards.out} and {shards.folder} by "
+            f"--fresh would delete the work of the other shards. Delete {shards.out} and {shards.folder} by "
             "hand, then start all shards without it."
         )
     with process_group(rank):

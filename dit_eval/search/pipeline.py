@@ -228,7 +228,8 @@ class _Runner:
         if best is None:
             raise UsageError(
                 f"the budget does not allow the first round: {sizes[0]:,} images of each of {len(alive)} "
-                f"candidates, and {self.search['num']:,} fresh images of the winner."
+                f"candidates, and {self.search['num']:,} fresh images of the winner. Raise --budget, or "
+                "lower --first or --num-samples."
             )
         return best
 
@@ -294,7 +295,7 @@ class _Runner:
         if identity != self.evaluated_with:
             raise ResultError(
                 f"{file} is of another protocol or reference than the first result of this search. Choose "
-                "another folder, or delete the files in results/ to evaluate all images again."
+                "another --out, or delete the files in results/ to evaluate all images again."
             )
 
     def _number(self, values: Values) -> int:
@@ -344,7 +345,7 @@ class _Runner:
         if differences:
             raise UsageError(
                 f"{self.folder} holds another search: {', '.join(differences)}. Use the same settings to "
-                "resume, or choose another folder."
+                "resume, or choose another --out."
             )
 
 
