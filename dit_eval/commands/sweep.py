@@ -22,6 +22,7 @@ _SAMPLING = [option for option in sample.params if option.name not in _NOT_TAKEN
 _BY_NAME = {option.name: option for option in _SAMPLING}
 _POSSIBLE = [name for name in VARIABLE if name in _BY_NAME]
 _PAIR = 2  # numbers of an interval
+_FORM = "Separate values by commas, or give START:STOP:STEP, e.g. cfg=1.0,1.5 or cfg=1.0:3.0:0.25."
 
 
 def _sampling_options(command: options.Command) -> options.Command:
@@ -42,15 +43,20 @@ def _parse_vary(
     vary = {}
     for text in texts:
         name, _, values = text.partition("=")
-        name = name.strip().replace("-", "_")
+        name = name.strip().removeprefix("--").replace("-", "_")
+        if not name or not values.strip():
+            raise click.BadParameter(f"{text!r} is not of the form NAME=VALUES. {_FORM}")
         if name not in _POSSIBLE:
+            listed = ", ".join(name.replace("_", "-") for name in _POSSIBLE)
             raise click.BadParameter(
-                f"{text!r} does not name a setting that can vary. Write NAME=VALUE,VALUE,… with one of "
-                f"{', '.join(_POSSIBLE)}."
+                f"{text!r} does not name a setting that can vary. Choose among {listed}."
             )
         if name in vary:
             raise click.BadParameter(f"{name} is given twice; list all of its values once.")
-        vary[name] = [_convert(_BY_NAME[name], value, context) for value in split_values(values)]
+        try:
+            vary[name] = [_convert(_BY_NAME[name], value, context) for value in split_values(values)]
+        except click.BadParameter as error:
+            raise click.BadParameter(f"{text!r}: {error.message} {_FORM}") from None
     return vary
 
 
@@ -60,7 +66,7 @@ def _convert(option: click.Parameter, value: str, context: click.Context) -> Any
         return None
     parts = value.split() if option.nargs == _PAIR else [value]
     if len(parts) != option.nargs:
-        raise click.BadParameter(f"{option.name} is {value!r}; expected two numbers, e.g. 0.3 5.")
+        raise click.BadParameter(f"{value!r} is not an interval of two numbers, such as '0.3 5', or none.")
     converted = tuple(option.type.convert(part, option, context) for part in parts)
     return converted if option.nargs == _PAIR else converted[0]
 

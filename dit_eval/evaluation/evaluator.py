@@ -21,7 +21,7 @@ from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.evaluation.image_arrays import PixelHash, as_uint8
 from dit_eval.evaluation.measurement import SampleSet, measure
 from dit_eval.evaluation.metric_table import DEFAULT, needs_reference_images, require_known
-from dit_eval.evaluation.prepared_reference import PreparedReference, require_one_protocol
+from dit_eval.evaluation.prepared_reference import PreparedReference, choose_protocol
 from dit_eval.evaluation.references import open_reference
 from dit_eval.io.crops import ImageOptions
 from dit_eval.results.result import Result
@@ -84,7 +84,7 @@ class Evaluator:
         ]
         self.intervals, self.metrics = intervals, require_known(DEFAULT if metrics is None else metrics)
         self.extraction = load_extraction(
-            protocol or require_one_protocol(opened),
+            choose_protocol(protocol, opened),
             inception=inception,
             device=str(device),
             batch_size=batch_size,

@@ -88,12 +88,23 @@ class PreparedReference:
         return self._manifolds[float16]
 
 
-def require_one_protocol(references: Iterable[tuple[str, Reference]]) -> str | None:
-    """The protocol that the references name, None if they name none. Raises UsageError for several."""
+def choose_protocol(requested: str | None, references: Iterable[tuple[str, Reference]]) -> str | None:
+    """The requested protocol, else that which the references name, None if they name none.
+
+    Raises UsageError before a network is loaded: for references of several protocols, or of another one than
+    that which is requested.
+    """
     named = {reference.protocol: name for name, reference in references if reference.protocol}
     if len(named) > 1:
         listed = ", ".join(f"{name} of {protocol}" for protocol, name in named.items())
         raise UsageError(
             f"the references are of several protocols ({listed}); evaluate against them one at a time."
         )
-    return next(iter(named), None)
+    own = next(iter(named), None)
+    if requested and own and requested != own:
+        raise UsageError(
+            f"{named[own]} holds statistics of protocol {own}, and --protocol is {requested}. Leave out "
+            f"--protocol to evaluate with {own}, or make a reference of images with `dit-eval ref make "
+            f"IMAGES --protocol {requested} --out REF.npz`."
+        )
+    return requested or own

@@ -63,11 +63,17 @@ def test_the_grid_holds_every_combination_and_each_has_a_name_of_its_own():
 @pytest.mark.parametrize(
     ("vary", "words"),
     [
-        ("cfgs=1,2", "does not name a setting that can vary"),
+        ("cfg", "'cfg' is not of the form NAME=VALUES. Separate values by commas"),
+        ("cfg=", "e.g. cfg=1.0,1.5 or cfg=1.0:3.0:0.25."),
+        ("=1,2", "'=1,2' is not of the form NAME=VALUES"),
+        ("cfg:1,2", "'cfg:1,2' is not of the form NAME=VALUES"),
+        ("cfg=1:2", "'cfg=1:2': '1:2' is not a valid float range. Separate values by commas, or give START:"),
+        ("--cfg=1,x", "'--cfg=1,x': 'x' is not a valid float range. Separate"),
+        ("cfgs=1,2", "does not name a setting that can vary. Choose among model, ckpt"),
         ("labels=1,2", "does not name a setting that can vary"),
         ("cfg=1,x", "'x' is not a valid float"),
         ("sampler=ddpm,euler", "'euler' is not one of"),
-        ("cfg-interval=none,3", "expected two numbers, e.g. 0.3 5"),
+        ("cfg-interval=none,3", "'3' is not an interval of two numbers, such as '0.3 5', or none"),
     ],
 )
 def test_the_command_converts_values_as_sample_does(tmp_path, vary, words):
