@@ -9,6 +9,7 @@ from typing import Any, Literal
 from dit_eval.errors import UsageError
 from dit_eval.evaluation.extraction import ExtractionProgress, FeatureExtraction, image_record
 from dit_eval.evaluation.references import Reference, require_same_protocol
+from dit_eval.io.addresses import named_by_address
 from dit_eval.metrics.gaussian import Gaussian
 from dit_eval.metrics.precision_recall import Manifold, require_points
 
@@ -35,9 +36,10 @@ class PreparedReference:
 
         Raises StatisticsError for statistics of another protocol.
         """
-        require_same_protocol(reference, extraction.protocol_record())
         self.name, self.reference = name, reference
         self.stats, self.labels, self._record = None, None, {}
+        with named_by_address(name, reference.path):
+            require_same_protocol(reference, extraction.protocol_record())
         if reference.images is not None and images:
             require_points("reference", len(reference.images), extraction.protocol.k)
             self.labels = reference.images.labels()

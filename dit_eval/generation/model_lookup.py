@@ -20,7 +20,7 @@ from dit_eval.generation.models import DiffusionModel, FlowModel, ImageModel, Mo
 from dit_eval.generation.network import in_precision
 from dit_eval.generation.plugins import is_plugin, load_plugin, model_errors
 from dit_eval.io import assets
-from dit_eval.io.addresses import asset_at, is_address
+from dit_eval.io.addresses import asset_at, is_address, named_by_address
 from dit_eval.sampling.samplers import SAMPLERS
 
 if TYPE_CHECKING:
@@ -97,7 +97,9 @@ class ModelSpec:
         Raises UsageError if the model has another size or needs no VAE, AssetError and CheckpointError for
         weights that cannot be loaded.
         """
-        network = load_dit(self.weights, self.config, device=device, projectors=self.noise_at == 1)
+        address = getattr(self.weights_source, "title", None)
+        with named_by_address(address, self.weights):
+            network = load_dit(self.weights, self.config, device=device, projectors=self.noise_at == 1)
         network.prepare(precision=settings["precision"], compiled=settings["compile"])
         decode, decoder, factor = None, "pixels", 1
         if network.in_channels == _LATENT_CHANNELS:
