@@ -262,18 +262,19 @@ def _require_known(options: Collection[str]) -> None:
 
 
 def _require_fitting(sampler: str, model: Spec, options: Collection[str]) -> None:
+    network = model.model if isinstance(model, ObjectSpec) else None
+    predicted = network.prediction if isinstance(network, FlowModel) else "velocity"  # bundled: no average
+    averages = predicted == "average-velocity"
     if model.family not in (None, SAMPLERS[sampler].family):
-        fitting = [name for name, candidate in SAMPLERS.items() if candidate.family == model.family]
+        family = [name for name, candidate in SAMPLERS.items() if candidate.family == model.family]
+        fitting = [name for name in family if (name == "meanflow") == averages]
         raise UsageError(
             f"sampler {sampler} does not fit {model.name}, which is a {model.family} model. "
             f"Choose {' or '.join(fitting)}, or another model."
         )
-    network = model.model if isinstance(model, ObjectSpec) else None
-    if isinstance(network, FlowModel) and (network.prediction == "average-velocity") != (
-        sampler == "meanflow"
-    ):
+    if (sampler == "meanflow") != averages:
         raise UsageError(
-            f"sampler {sampler} does not fit {model.name}, which predicts {network.prediction}. Average "
+            f"sampler {sampler} does not fit {model.name}, which predicts {predicted}. Average "
             "velocities are sampled by meanflow, and nothing else is."
         )
     for option in sorted(options):
