@@ -14,7 +14,7 @@ from dit_eval.commands import options
 from dit_eval.commands.progress import sweep_bar, terminal_width
 from dit_eval.commands.sample import sample
 from dit_eval.results.metric_names import HEADLINE
-from dit_eval.search.settings import VARIABLE, split_values
+from dit_eval.search.settings import MODEL_ARGUMENT, VARIABLE, split_values
 
 # Of `sample`, what does not describe a search: where its one batch goes, and how it is shared
 _NOT_TAKEN = ("out", "grid", "label", "fresh", "shard")
@@ -46,23 +46,29 @@ def _parse_vary(
         name = name.strip().removeprefix("--").replace("-", "_")
         if not name or not values.strip():
             raise click.BadParameter(f"{text!r} is not of the form NAME=VALUES. {_FORM}")
-        if name not in _POSSIBLE:
+        if name not in _POSSIBLE and not (
+            name.startswith(MODEL_ARGUMENT) and name.removeprefix(MODEL_ARGUMENT).isidentifier()
+        ):
             listed = ", ".join(name.replace("_", "-") for name in _POSSIBLE)
             raise click.BadParameter(
-                f"{text!r} does not name a setting that can vary. Choose among {listed}."
+                f"{text!r} does not name a setting that can vary. Choose among {listed}, or "
+                f"{MODEL_ARGUMENT}KEY for an argument of a plug-in."
             )
         if name in vary:
             raise click.BadParameter(f"{name} is given twice; list all of its values once.")
         try:
-            vary[name] = [_convert(_BY_NAME[name], value, context) for value in split_values(values)]
+            vary[name] = [_convert(name, value, context) for value in split_values(values)]
         except click.BadParameter as error:
             raise click.BadParameter(f"{text!r}: {error.message} {_FORM}") from None
     return vary
 
 
-def _convert(option: click.Parameter, value: str, context: click.Context) -> Any:
+def _convert(name: str, value: str, context: click.Context) -> Any:
     """A value as the option of `sample` gives it; "none" for guidance everywhere."""
-    if option.name in ("cfg_interval", "cfg_times") and value == "none":
+    if name.startswith(MODEL_ARGUMENT):
+        return options.model_argument(value)
+    option = _BY_NAME[name]
+    if name in ("cfg_interval", "cfg_times") and value == "none":
         return None
     parts = value.split() if option.nargs == _PAIR else [value]
     if len(parts) != option.nargs:
@@ -82,7 +88,7 @@ def _convert(option: click.Parameter, value: str, context: click.Context) -> Any
         required=True,
         callback=_parse_vary,
         help="Values of an option of `sample`: separated by commas, or START:STOP:STEP, stop included. "
-        'Repeat for other options. Intervals: "cfg_interval=none,0.3 5".',
+        'Repeat for other options. Intervals: "cfg_interval=none,0.3 5". Arguments of a plug-in: model.KEY.',
     ),
     click.option(
         "--metric",
@@ -136,7 +142,7 @@ def sweep(
 
     for name in vary:  # what stands there is the default of `sample`
         if context.get_parameter_source(name) != ParameterSource.COMMANDLINE:
-            settings.pop(name)
+            settings.pop(name, None)
     with sweep_bar() as progress:
         found = run_sweep(
             settings.pop("model", None), against=against, vary=vary, out=out, progress=progress, **settings

@@ -31,7 +31,7 @@ from dit_eval.runtime.distributed import Rank, broadcast_from_rank0, process_gro
 from dit_eval.search.budget import Budget
 from dit_eval.search.outcome import Race, Sweep, collect_candidates, state_as_json
 from dit_eval.search.race import Round, compare_with_best, count_comparisons, round_sizes
-from dit_eval.search.settings import Values, describe, file_name, grid, require_axes
+from dit_eval.search.settings import Values, describe, file_name, generation_arguments, grid, require_axes
 
 Strategy = Literal["grid", "coordinate"]
 
@@ -80,11 +80,11 @@ def sweep(
 
     model: "XL/2" by default; model, labels, batch_size, device and settings: see `generate`; against: the
     reference; protocol, inception, offline: see `evaluate`; vary: the values to try by setting, one of
-    `VARIABLE` in `search.settings`; metric: one of `HEADLINE` in `results.metric_names`; out: a folder;
-    strategy: "grid" for all combinations, "coordinate" for one setting after another, in the order of `vary`,
-    with the others at the value that was chosen or else at the first one; first: images of the first round,
-    None for a sixteenth of `num`; budget: see `Budget.parse`; the race ends before a round that would exceed
-    it.
+    `VARIABLE` in `search.settings`, or "model.KEY" for an argument of a plug-in; metric: one of `HEADLINE` in
+    `results.metric_names`; out: a folder; strategy: "grid" for all combinations, "coordinate" for one setting
+    after another, in the order of `vary`, with the others at the value that was chosen or else at the first
+    one; first: images of the first round, None for a sixteenth of `num`; budget: see `Budget.parse`; the race
+    ends before a round that would exceed it.
     Resumable: the same call continues after an interruption, also with another budget. Under torchrun every
     rank makes the call, and ranks other than 0 get None. Raises subclasses of DitEvalError.
 
@@ -274,9 +274,8 @@ class _Runner:
             batch = self.folder / "samples" / f"{name}.npz"
             seed = self.search["seed"] + fresh
             try:
-                generate(
-                    **{**self.generation, **values}, num=n, seed=seed, out=batch, extend=True, progress=report
-                )
+                arguments = generation_arguments(self.generation, values)
+                generate(**arguments, num=n, seed=seed, out=batch, extend=True, progress=report)
             except UsageError as error:
                 raise UsageError(f"{describe(values)}: {error}") from None
             wait_for_all(self.rank)  # the rank that samples the last image writes the batch

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import dit_eval as package
@@ -160,6 +161,41 @@ def test_a_setting_that_does_not_fit_is_one_sentence_that_names_the_candidate(tm
     )
     assert_one_sentence(run)
     assert "sampler=ode: sampler ode does not fit" in run.stderr
+
+
+GREY = """
+import dit_eval
+
+
+def load(level, name):
+    assert name == "grey" and isinstance(level, float)
+    target = lambda x, t, y: (level - x) / (1 - t).view(-1, 1, 1, 1)
+    return dit_eval.FlowModel(target, (3, 8, 8), num_classes=10)
+"""
+
+
+def test_arguments_of_a_plugin_vary_and_are_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "grey_levels.py").write_text(GREY)
+    monkeypatch.chdir(tmp_path)
+    run = dit_eval(
+        *(
+            "sweep",
+            "--model",
+            "grey_levels:load",
+            "--model-arg",
+            "name=grey",
+            "--vary",
+            "model.level=-0.5,0.5",
+        ),
+        *("--against", "digits", "--solver", "euler", "--steps", "1", "--num-samples", "32"),
+        *("--batch-size", "16", "--out", "s"),
+    )
+    assert run.returncode == 0, run.stderr
+    candidates = outcome(tmp_path / "s")["outcome"]["candidates"]
+    assert {candidate["values"]["model.level"] for candidate in candidates} == {-0.5, 0.5}
+    for file, level in (("000-model.level-0.5.npz", -0.5), ("001-model.level-0.5.npz", 0.5)):
+        images = np.load(tmp_path / "s" / "samples" / file)["arr_0"]
+        assert (images == int(127.5 * level + 128)).all()
 
 
 @pytest.mark.slow
