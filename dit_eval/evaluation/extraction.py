@@ -19,7 +19,7 @@ from dit_eval.features.extractor import FeatureExtractor
 from dit_eval.features.protocols import INCEPTION, Protocol, protocol_named
 from dit_eval.io import assets, npz
 from dit_eval.io.batches import Images, PixelDigest
-from dit_eval.io.cache import features_limit, features_path, store_features
+from dit_eval.io.cache import cached_sizes, features_limit, features_path, store_features
 from dit_eval.io.files import mark_used
 from dit_eval.results.protocol_record import protocol_fingerprint
 from dit_eval.runtime.distributed import Rank, broadcast_from_rank0, gather_to_rank0, sum_to_rank0
@@ -27,7 +27,7 @@ from dit_eval.runtime.distributed import Rank, broadcast_from_rank0, gather_to_r
 ExtractionProgress = Callable[[str, int, int], None]  # "samples" or "reference", images done, images in all
 
 DEFAULT_PROTOCOL = "adm"
-_CACHE_VERSION = 7
+_CACHE_VERSION = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +54,13 @@ class FeatureExtraction:
         role: "samples" or "reference", as `progress` is told. Under torchrun every rank makes the call and
         extracts its share; the statistics are rank 0's, other ranks get None.
         """
-        entry = self._cache_entry(images) if self.cache and self.rank.index == 0 else None
-        cached = self._read_cache(entry, images) if entry else None
-        if broadcast_from_rank0(self.rank, cached is not None):
-            stats, digest = cached or (None, "")  # on other ranks
+        key = self._cache_key(images) if self.cache and self.rank.index == 0 else None
+        found = self._read_cache(key, images) if key else None
+        kept = broadcast_from_rank0(self.rank, found[0].n if found else 0)
+        if kept == len(images):
+            stats, digest = (found[0], found[1].finish()) if found else (None, "")  # on other ranks
             return stats, {**image_record(images, digest), "cached": True}
-        return self._extract_share(images, entry, role, progress)
+        return self._extract_share(images, key, found, kept, role, progress)
 
     def new_stats(self, capacity: int = 0, *, intervals: bool = True) -> FeatureStats:
         """Statistics of no images yet; for the parameters see FeatureStats."""
@@ -79,50 +80,54 @@ class FeatureExtraction:
         return {**record, "fingerprint": protocol_fingerprint(record)}
 
     def _extract_share(
-        self, images: Images, entry: Path | None, role: str, progress: ExtractionProgress | None
+        self,
+        images: Images,
+        key: str | None,
+        found: tuple[FeatureStats, PixelDigest] | None,
+        kept: int,
+        role: str,
+        progress: ExtractionProgress | None,
     ) -> tuple[FeatureStats | None, dict[str, Any]]:
-        """See `extract`; entry: the cache entry to be written.
+        """See `extract`; key, found: of the cache, on rank 0; kept: the number of images in `found`.
 
         Rank 0 alone takes the digest: of the images that it reads for their features, then of those of the
         other ranks.
         """
-        share = self.rank.share(len(images))
-        blocks = images.blocks(self.batch_size, *share)
+        start, stop = (kept + image for image in self.rank.share(len(images) - kept))
+        blocks = images.blocks(self.batch_size, start, stop)
         if self.rank.index > 0:
-            self.add_ranks(self._statistics(blocks, role, progress, share))
+            stats = self.new_stats()
+            self._update(stats, blocks, role, progress, (start, stop))
+            self.add_ranks(stats)
             return None, {}
-        pixels = PixelDigest(images)
-        stats = self._statistics(pixels.watch(blocks), role, progress, share, capacity=len(images))
+        stats, pixels = found or (self.new_stats(capacity=len(images)), PixelDigest(images))
+        self._update(stats, pixels.watch(blocks), role, progress, (start, stop))
         with ThreadPoolExecutor(1) as thread:
             digest = thread.submit(pixels.finish)
             self.add_ranks(stats)
             record = image_record(images, digest.result())
-        if entry:
+        if key:
             arrays = {**stats.to_arrays(), "digest": _array(record["digest"])}
-            if failure := store_features(entry, arrays):
+            if failure := store_features(features_path(key, len(images)), arrays):
                 self.warnings.append(failure)
         return stats, record
 
-    def _statistics(
+    def _update(
         self,
+        stats: FeatureStats,
         blocks: Iterator[np.ndarray],
         role: str,
         progress: ExtractionProgress | None,
         share: tuple[int, int],
-        capacity: int = 0,
-    ) -> FeatureStats:
-        """Statistics of blocks of images.
-
-        share: which images of the file they are, start and stop; capacity: see FeatureStats.
-        """
+    ) -> None:
+        """Add blocks of images; share: which images of the file they are, start and stop."""
         start, stop = share
-        stats = self.new_stats(capacity)
+        kept = stats.n
         for outputs in self.extractor.stream(blocks):
-            stats.update(outputs, start + stats.n)
+            stats.update(outputs, start + stats.n - kept)
             if progress:
-                progress(role, stats.n, stop - start)
+                progress(role, stats.n - kept, stop - start)
         stats.finish()
-        return stats
 
     def add_ranks(self, stats: FeatureStats) -> None:
         """Add the statistics of all other ranks to those of rank 0; on another rank, send its own."""
@@ -135,16 +140,24 @@ class FeatureExtraction:
         if shares:
             stats.set_moments(moments)
 
-    def _read_cache(self, entry: Path, images: Images) -> tuple[FeatureStats, str] | None:
-        """The statistics in a cache entry, and the digest of the images, which is taken at the same time.
+    def _read_cache(self, key: str, images: Images) -> tuple[FeatureStats, PixelDigest] | None:
+        """The cached statistics of all images or else of the first ones, and a digest that has hashed these.
 
-        None if the entry is absent or damaged, or of other images that begin like these.
+        Statistics of the first ones are those of the images of a batch that has been extended. They are used
+        if they end with a full block of the network: then adding the others gives the numbers of all images
+        to the last bit. None if there is no entry, or if it is damaged or of other images.
         """
-        if not os.path.exists(entry):  # noqa: PTH110 - Path.exists raises for a folder that is not ours
-            return None
+        for n in cached_sizes(key):
+            if n == len(images) or (n < len(images) and n % self.batch_size == 0):
+                return self._read_entry(features_path(key, n), n, images)
+        return None
+
+    def _read_entry(self, entry: Path, n: int, images: Images) -> tuple[FeatureStats, PixelDigest] | None:
+        """See `_read_cache`; entry: that of the first n images, whose digest is taken at the same time."""
         chunk, device = self.protocol.inception_score_chunk, str(self.extractor.device)
+        pixels = PixelDigest(images)
         with ThreadPoolExecutor(1) as thread:
-            digest = thread.submit(images.digest)
+            digest = thread.submit(pixels.of_first, n)
             try:
                 arrays = npz.members(entry)
                 stats = FeatureStats.from_arrays(chunk, arrays, device)
@@ -154,17 +167,17 @@ class FeatureExtraction:
         if not np.array_equal(recorded, _array(digest.result())):
             return None
         mark_used(entry)
-        return stats, digest.result()
+        return stats, pixels
 
-    def _cache_entry(self, images: Images) -> Path:
-        """The file of the cached features of these images, if there are any.
+    def _cache_key(self, images: Images) -> str:
+        """The key of the cached features of these images.
 
-        Its name covers all that decides the features except the images after the first ones; the digest of
-        all images is stored in it.
+        It covers all that decides the features except the number of images and the images after the first
+        ones; the digest of all images is stored beside the features.
         """
         fingerprint, device = self.protocol_record()["fingerprint"], self.extractor.device.type
         parts = (_CACHE_VERSION, images.first_digest(), fingerprint, device, torch.__version__)
-        return features_path(hashlib.sha256(repr(parts).encode()).hexdigest())
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def load_extraction(

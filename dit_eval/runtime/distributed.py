@@ -153,13 +153,13 @@ def wait_for_all(rank: Rank) -> None:
         dist.barrier(_host_group())
 
 
-def broadcast_from_rank0(rank: Rank, value: bool) -> bool:
+def broadcast_from_rank0(rank: Rank, value: int) -> int:
     """Rank 0's value, on every rank."""
     if rank.count == 1:
         return value
-    tensor = torch.tensor([value], device="cpu")
+    tensor = torch.tensor([value], dtype=torch.int64, device="cpu")
     dist.broadcast(tensor, 0, _host_group())
-    return bool(tensor)
+    return int(tensor)
 
 
 def any_rank(rank: Rank, value: bool) -> bool:
