@@ -9,7 +9,7 @@ DitEvalError            base class; the command line prints the message and exit
 ├── CheckpointError     a checkpoint that does not fit the model
 ├── ModelError          a plug-in that cannot be loaded, raises an exception, or returns unusable values
 ├── CostError           a model whose cost cannot be counted: not traceable, or an unknown operator
-├── RankError           a failure on rank 0, on the ranks that waited for it
+├── RankError           a failure of another rank, on the ranks that would wait for it
 └── ResultError         results that cannot be read, written or compared
 
 Messages say what was expected, what was found and what to do. They name an option as it is typed on the
@@ -66,7 +66,7 @@ class CostError(DitEvalError):
 
 
 class RankError(DitEvalError):
-    """A failure on rank 0, raised on the ranks that waited for it."""
+    """A failure of another rank, raised on the ranks that would wait for it."""
 
 
 class ResultError(DitEvalError):

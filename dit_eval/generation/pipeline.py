@@ -29,7 +29,13 @@ from dit_eval.generation.plan import Plan, choose_settings, make_plan, require_e
 from dit_eval.generation.plugins import model_errors
 from dit_eval.generation.shards import ShardFolder, interruption_noted
 from dit_eval.generation.sink import ImageSink, SamplingProgress, evaluation_mode, sample_into
-from dit_eval.runtime.distributed import Rank, StridedShard, broadcast_from_rank0, process_group
+from dit_eval.runtime.distributed import (
+    Rank,
+    StridedShard,
+    broadcast_from_rank0,
+    failing_together,
+    process_group,
+)
 from dit_eval.runtime.malloc import keep_freed_memory
 from dit_eval.runtime.precision import computation, default_precision
 from dit_eval.runtime.rounding import MAX_CLIPPED, Quantizer
@@ -144,7 +150,8 @@ def generate(
         if into is not None:
             into.reset(expected=num)
             into.describe({"plan": plan.as_json()}, label)
-            sample_into(into, batch_sampler, decode, plan, worker, progress)
+            with process_group(rank), failing_together(rank):  # else the others wait in `compute`
+                sample_into(into, batch_sampler, decode, plan, worker, progress)
             if isinstance(spec, ObjectSpec):
                 _warn_of_clipping(spec.name, quantizer.clipped_share())
             return None
