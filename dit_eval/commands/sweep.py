@@ -88,7 +88,7 @@ def _convert(name: str, value: str, context: click.Context) -> Any:
         required=True,
         callback=_parse_vary,
         help="Values of an option of `sample`: separated by commas, or START:STOP:STEP, stop included. "
-        'Repeat for other options. Intervals: "cfg_interval=none,0.3 5". Arguments of a plug-in: model.KEY.',
+        'Repeat for other options. Intervals: "cfg_interval=none,0.3 5". Arguments of models: model.KEY.',
     ),
     click.option(
         "--metric",

@@ -322,7 +322,7 @@ def test_sbdm_is_finite_from_velocity(path, solver):
         (lambda: flow_sde(10, solver="rk4"), "not one of euler, heun"),
         (lambda: flow_sde(10, diffusion="none"), "not one of sigma, constant"),
         (lambda: flow_sde(10, last_step="last"), "last step 'last' is not one of mean"),
-        (lambda: flow_sde(10, last_step_size=1.0), "does not lie between 0 and 1"),
+        (lambda: flow_sde(10, last_step_size=1.0), "expected a number between 0 and 1"),
         (lambda: flow_sde(10, solver="heun", last_step="none"), "choose another --last-step"),
         (lambda: flow_ode(10).times_between(3, 2), "no time has a noise level between 3 and 2"),
     ],
