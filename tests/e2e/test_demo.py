@@ -28,6 +28,9 @@ def test_demo_prints_the_table_and_writes_pictures_and_the_report(tmp_path: Path
         assert (tmp_path / "demo" / model / f"cfg-{cfg}.png").is_file()
     assert (tmp_path / "demo" / "report.html").is_file()
     assert "reproduce table2 --out" in shown.stdout
+    (warning,) = (line for line in shown.stderr.splitlines() if "50 samples for" in line)
+    assert warning.startswith("Warning: ")
+    assert "the covariance is rank-deficient" in warning
 
     assert dit_eval(*arguments).stdout == shown.stdout
 
