@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from dit_eval.metrics.fd_ratio import (
     split_by_training,
 )
 from dit_eval.metrics.frechet import frechet_distance
-from dit_eval.metrics.intervals import interval
+from dit_eval.metrics.intervals import Interval, interval
 from dit_eval.report.terminal import dense_table, render_text
 from dit_eval.results.result import Result
 
@@ -137,10 +138,13 @@ def _normaliser(validation: Path, train: Path) -> Normaliser:
 
 
 def _numbers(ratio: FrechetRatio) -> dict[str, float]:
-    ends = interval(ratio.value, ratio.standard_error())
+    ends = _interval(ratio)
     return {"value": ratio.value, "se": ends.se, "low": ends.low, "high": ends.high}
 
 
 def _cells(ratio: FrechetRatio) -> tuple[str, str]:
-    ends = interval(ratio.value, ratio.standard_error())
-    return f"{ratio.value:.4f}", f"{ends.high - ratio.value:.4f}"
+    return f"{ratio.value:.4f}", f"{_interval(ratio).high - ratio.value:.4f}"
+
+
+def _interval(ratio: FrechetRatio) -> Interval:
+    return interval(ratio.value, ratio.standard_error(), (0.0, math.inf))

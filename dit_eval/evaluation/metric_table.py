@@ -52,13 +52,13 @@ class Measurement:
     share_of: int | None = None
     se: float | None = None
 
-    def interval(self) -> Interval | None:
-        """The 95 % interval, None for a metric without one."""
+    def interval(self, bounds: tuple[float, float]) -> Interval | None:
+        """The 95 % interval, None for a metric without one. bounds: of the values that it can take."""
         if self.influence is None:
             return None
         se = standard_error(self.influence.astype(np.float32)) if self.se is None else self.se
         if self.share_of is None:
-            return interval(self.value, se)
+            return interval(self.value, se, bounds)
         return proportion_interval(self.value, se, self.share_of)
 
 

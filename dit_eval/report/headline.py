@@ -90,10 +90,10 @@ def facts(results: Sequence[Result]) -> dict[str, list[str]]:
 
 
 def _number(result: Result, metric: str) -> Number:
-    names, ends = METRICS[metric], result.intervals.get(metric)
+    names, ends, half_width = METRICS[metric], result.intervals.get(metric), result.half_width(metric)
     return Number(
         title=names.title,
         value=names.format_short(result.metrics[metric]),
-        half_width=names.format_half_width((ends["high"] - ends["low"]) / 2) if ends else "",
+        half_width="" if half_width is None else names.format_half_width(half_width),
         interval=f"{names.format_short(ends['low'])} – {names.format_short(ends['high'])}" if ends else "",
     )

@@ -190,8 +190,8 @@ def _metrics(result: Result) -> Iterator[tuple[str, str, str]]:
 
 
 def _value(result: Result, name: str) -> str:
-    digits, ends = METRICS[name].digits, result.intervals.get(name)
-    interval = f" ± {(ends['high'] - ends['low']) / 2:.{digits}f}" if ends else ""
+    digits, half_width = METRICS[name].digits, result.half_width(name)
+    interval = "" if half_width is None else f" ± {half_width:.{digits}f}"
     return f"{result.metrics[name]:z.{digits}f}{interval}"
 
 

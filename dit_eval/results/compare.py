@@ -53,11 +53,6 @@ class Row:
         """True if every comparison is in pairs."""
         return all(comparison.paired for comparison in self.comparisons.values())
 
-    def half_width(self, metric: str) -> float | None:
-        """Half of the 95 % interval of a metric; None if it has none."""
-        ends = self.result.intervals.get(metric)
-        return None if ends is None else (ends["high"] - ends["low"]) / 2
-
 
 @dataclass(frozen=True, kw_only=True)
 class Group:

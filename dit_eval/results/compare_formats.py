@@ -126,7 +126,7 @@ class _Cell:
 def _cell(row: Row, metric: str, group: Group, to: Target) -> _Cell:
     if metric not in row.result.metrics:
         return _Cell("–", "", "")
-    names, half_width = METRICS[metric], row.half_width(metric)
+    names, half_width = METRICS[metric], row.result.half_width(metric)
     compared = row.comparisons.get(metric)
     is_best = to == "best" and group.targets[metric] is row and len(group.rows) > 1
     return _Cell(

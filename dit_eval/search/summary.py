@@ -114,5 +114,6 @@ def _with_interval(result: Result, name: str, metric: MetricName) -> str:
 
 
 def _half_width(result: Result, name: str, metric: MetricName) -> str:
-    ends = result.intervals[name]
-    return metric.format_half_width((ends["high"] - ends["low"]) / 2)
+    half_width = result.half_width(name)
+    assert half_width is not None  # every metric of a search has an interval
+    return metric.format_half_width(half_width)

@@ -21,6 +21,7 @@ import dit_eval
 from dit_eval.cli import main
 from dit_eval.errors import ResultError, UsageError
 from dit_eval.report.history import draw_history
+from dit_eval.results.check import check
 from dit_eval.results.compare import compare
 from dit_eval.results.compare_formats import render
 from dit_eval.results.metric_names import ADM, HEADLINE, METRICS
@@ -166,6 +167,21 @@ def test_a_metric_without_an_interval_is_shown_and_not_compared() -> None:
     comparison = compare(sampled("a"), sampled("b", error=None, fid=1.0))
     assert marks(comparison)[1] == {}
     assert "1.00" in comparison.table()
+
+
+def test_cut_ends_of_intervals_change_neither_half_widths_nor_decisions() -> None:
+    whole = [sampled("a", error=20.0), sampled("b", fid=4.0, error=20.0, influence=noise(1))]
+    cut = [
+        replace(
+            result,
+            intervals={n: {**ends, "low": max(0, ends["low"])} for n, ends in result.intervals.items()},
+        )
+        for result in whole
+    ]
+    assert cut[0].intervals["fid"]["low"] == 0 > whole[0].intervals["fid"]["low"]
+    assert marks(compare(*cut)) == marks(compare(*whole))
+    assert [result.half_width("fid") for result in cut] == pytest.approx([20.0, 20.0])
+    assert check(*cut).comparisons == check(*whole).comparisons
 
 
 def test_rows_are_in_order_of_their_training_steps() -> None:
