@@ -13,21 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dit_eval.errors import ResultError, UsageError, require_choices
-from dit_eval.io.batch_record import RECORD
-from dit_eval.io.files import read_json
-from dit_eval.io.json_rules import fits
+from dit_eval.errors import UsageError, require_choices
 from dit_eval.results.comparability import (
     GUIDANCE_SCALE,
     describe_measurement,
     differences,
     group_numbers,
 )
+from dit_eval.results.folders import results_at
 from dit_eval.results.knobs import TrainingStep, differing, knobs, training_step
 from dit_eval.results.metric_comparison import MetricComparison, baseline_of, compare_metric
 from dit_eval.results.metric_names import HEADLINE, METRICS
 from dit_eval.results.names import distinct_names
-from dit_eval.results.result import Result, read_result
+from dit_eval.results.result import Result
 
 Target = Literal["first", "best"]
 Order = Literal["given", "step"]
@@ -58,8 +56,7 @@ class Row:
 class Group:
     """Results that measure the same thing.
 
-    subject: what they measure; reasons: why they cannot be compared with the first group, as `field (value
-    there, value here)`; knobs: the keys of those that differ and are shown; targets: by metric, the row with
+    subject: what they measure; reasons: why they cannot be compared with the first group, see `differences`; knobs: the keys of those that differ and are shown; targets: by metric, the row with
     which the others are compared.
     """
 
@@ -68,6 +65,18 @@ class Group:
     knobs: tuple[str, ...]
     rows: tuple[Row, ...]
     targets: Mapping[str, Row]
+
+    def clearly_best(self, metric: str) -> Row | None:
+        """The row that is better than every other, in a group that is compared with the best values.
+
+        None if any difference may be chance or is not known.
+        """
+        target = self.targets[metric]
+        others = [row for row in self.rows if row is not target and metric in row.result.metrics]
+        worse = [
+            row for row in others if metric in row.comparisons and row.comparisons[metric].verdict == "worse"
+        ]
+        return target if others and len(worse) == len(others) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,21 +158,9 @@ def _read(given: Iterable[Result | str | Path], warnings: list[str]) -> Iterator
     for item in given:
         if isinstance(item, Result):
             yield id(item), _Entry(item, training_step(item))
-        elif Path(item).is_dir():
-            for file in sorted(Path(item).rglob("*.json")):
-                try:
-                    yield file.resolve(), _read_file(file)
-                except ResultError as error:
-                    # Records of finished and unfinished batches stand beside their results
-                    if file.parent.suffix != ".partial" and not fits(read_json(file), RECORD):
-                        warnings.append(f"Left out: {error}")
         else:
-            yield Path(item).resolve(), _read_file(Path(item))
-
-
-def _read_file(file: Path) -> _Entry:
-    result = read_result(file)
-    return _Entry(result, training_step(result, file))
+            for file, result in results_at(Path(item), warnings):
+                yield file.resolve(), _Entry(result, training_step(result, file))
 
 
 def _in_order_of_steps(entries: Sequence[_Entry]) -> list[_Entry]:

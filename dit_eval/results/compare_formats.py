@@ -26,8 +26,8 @@ _BEST = "*"
 _KEYS: dict[Target, str] = {
     "first": "+ better, − worse than the first row of the table; all marks of a table hold together with "
     "95 % confidence.",
-    "best": "* best of the column, − worse than the best; with 95 % confidence, nothing marked − is truly "
-    "the best of its column.",
+    "best": "* the best of the column, − not the best; all marks of a table hold together with 95 % "
+    "confidence, and a number without a mark may be the best.",
 }
 _UNPAIRED = (
     "† Not compared in pairs, so that small differences go unnoticed: other seed, labels or number of "
@@ -128,7 +128,7 @@ def _cell(row: Row, metric: str, group: Group, to: Target) -> _Cell:
         return _Cell("–", "", "")
     names, half_width = METRICS[metric], row.result.half_width(metric)
     compared = row.comparisons.get(metric)
-    is_best = to == "best" and group.targets[metric] is row and len(group.rows) > 1
+    is_best = to == "best" and group.clearly_best(metric) is row
     return _Cell(
         value=names.format_short(row.result.metrics[metric]),
         half_width="" if half_width is None else names.format_half_width(half_width),

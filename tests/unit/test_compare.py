@@ -26,6 +26,7 @@ from dit_eval.results.compare import compare
 from dit_eval.results.compare_formats import render
 from dit_eval.results.metric_names import ADM, HEADLINE, METRICS
 from dit_eval.results.result import Result
+from dit_eval.sampling.options import OPTIONS
 from tests.handmade import handmade
 
 GOLDEN = Path(__file__).resolve().parents[1] / "fixtures" / "compare.txt"
@@ -89,10 +90,43 @@ def test_the_table_is_the_recorded_one() -> None:
 
 def test_settings_are_shown_if_they_differ_and_only_then() -> None:
     first, second = compare(*examples()).groups
-    assert first.knobs == ("plan.model", "plan.cfg", "plan.sampler", "plan.steps", "plan.seed", "plan.eta")
+    assert first.knobs == ("plan.model", "plan.cfg", "plan.sampler", "plan.steps", "plan.seed")
     assert second.knobs == ()
     same = compare(sampled("a"), sampled("b"))
     assert same.groups[0].knobs == ()
+
+
+def test_options_that_one_sampler_lacks_are_shown_unless_they_are_its_defaults() -> None:
+    dit = sampled("dit", model="digits", plan={"sampler": "ddpm"})
+
+    def sit(label: str, **options: Any) -> Result:
+        return sampled(label, model="digits-sit", plan={"sampler": "sde", **OPTIONS["sde"], **options})
+
+    assert compare(dit, sit("sit")).groups[0].knobs == ("plan.model", "plan.sampler")
+    changed = compare(dit, sit("sit", last_step="tweedie")).groups[0]
+    assert changed.knobs == ("plan.model", "plan.sampler", "plan.last_step")
+    both = compare(dit, sit("sit"), sit("heun", solver="heun")).groups[0]
+    assert both.knobs == ("plan.model", "plan.sampler", "plan.solver")
+    assert [row.knobs.get("plan.solver") for row in both.rows] == [None, "euler", "heun"]
+
+
+def test_reasons_are_in_words() -> None:
+    def against(images: str | None, weights: str, **plan: Any) -> Result:
+        result = sampled("x", plan=plan)
+        return replace(
+            result,
+            reference={**result.reference, "digest": images},
+            protocol={**result.protocol, "weights": {"sha256": weights * 64, "official": False}},
+        )
+
+    (_, group) = compare(
+        against(None, "c", cfg_times=None), against("d" * 64, "e", cfg_times="[0,0.7]")
+    ).groups
+    assert group.reasons == (
+        f"weights of the feature network ({'c' * 12}… there, {'e' * 12}… here)",
+        f"images of the reference (none there, {'d' * 12}… here)",
+        "guidance interval in the network's time (none there, [0,0.7] here)",
+    )
 
 
 def test_weights_are_shown_unless_model_and_step_tell_them_apart() -> None:
@@ -110,9 +144,9 @@ def test_results_that_check_would_refuse_are_in_groups_of_their_own_with_the_rea
     first, second = compare(*examples()).groups
     assert (len(first.rows), len(second.rows)) == (5, 1)
     assert first.reasons == ()
-    assert second.reasons == ("samples.n (400 there, 40 here)",)
+    assert second.reasons == ("number of images (400 there, 40 here)",)
     text = " ".join(compare(*examples()).table().split())
-    assert "Not comparable with the first table: samples.n (400 there, 40 here)." in text
+    assert "Not comparable with the first table: number of images (400 there, 40 here)." in text
 
 
 def test_pairs_see_what_separate_intervals_cannot() -> None:
@@ -141,7 +175,11 @@ def test_the_best_value_of_each_column_is_the_target() -> None:
     found = marks(comparison)
     assert [row.get("fid") for row in found] == ["worse", "worse", None]
     assert [row.get("recall") for row in found] == [None, "worse", "undecided"]
-    assert "3.00*" in comparison.table()
+    text = comparison.table()
+    assert "3.00*" in text  # surely
+    assert text.count("*") == 2  # and in the legend: of equal numbers none is the best
+    assert group.clearly_best("fid") is group.rows[2]
+    assert group.clearly_best("precision") is None
 
 
 def test_all_marks_of_a_table_of_equal_models_are_absent_in_95_percent() -> None:
@@ -222,11 +260,33 @@ def test_a_folder_stands_for_its_results_and_names_what_it_leaves_out(tmp_path: 
         compare(tmp_path / "empty")
 
 
+def test_of_a_search_the_results_of_the_last_round_and_the_fresh_ones_are_compared(tmp_path: Path) -> None:
+    def save(name: str, n: int) -> None:
+        result = sampled(name)
+        replace(result, samples={**result.samples, "n": n}).save(tmp_path / "results" / f"{name}-n{n}.json")
+
+    (tmp_path / "results").mkdir()
+    for name, n in (("a", 100), ("b", 100), ("c", 100), ("a", 400), ("b", 400), ("fresh-a", 400)):
+        save(name, n)
+    state = {"races": [{"rounds": [{"n": 100}, {"n": 400}]}], "search": {}}
+    (tmp_path / "sweep.json").write_text(json.dumps(state))
+    for folder in (tmp_path, tmp_path / "results"):
+        found = compare(folder)
+        assert [[row.name for row in group.rows] for group in found.groups] == [["a", "b", "fresh-a"]]
+        (warning,) = found.warnings
+        assert re.match(r"Left out: 3 results of the search in .*, of fewer images than its last", warning)
+    (tmp_path / "sweep.json").write_text('{"races": 3}')
+    assert len(compare(tmp_path).groups) == 2
+    assert "sweep.json: not a result" in compare(tmp_path).warnings[0]
+
+
 def test_json_and_csv_hold_exact_numbers() -> None:
     comparison = compare(*examples())
     content = json.loads(comparison.to_json())
     assert comparison.to_json() == render(comparison, "json")
-    assert content["groups"][1]["not_comparable_with_the_first_group"] == ["samples.n (400 there, 40 here)"]
+    assert content["groups"][1]["not_comparable_with_the_first_group"] == [
+        "number of images (400 there, 40 here)"
+    ]
     row = content["groups"][0]["rows"][1]
     assert row["label"] == "fewer steps"
     assert row["knobs"]["plan.steps"] == "50"
