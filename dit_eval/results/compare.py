@@ -56,8 +56,9 @@ class Row:
 class Group:
     """Results that measure the same thing.
 
-    subject: what they measure; reasons: why they cannot be compared with the first group, see `differences`; knobs: the keys of those that differ and are shown; targets: by metric, the row with
-    which the others are compared.
+    subject: what they measure; reasons: why they cannot be compared with the first group, in words; knobs:
+    the keys of those that differ and are shown; targets: by metric, the row with which the others are
+    compared.
     """
 
     subject: str
@@ -73,13 +74,11 @@ class Group:
         """
         target = self.targets[metric]
         others = [row for row in self.rows if row is not target and metric in row.result.metrics]
-        worse = [
-            row for row in others if metric in row.comparisons and row.comparisons[metric].verdict == "worse"
-        ]
-        return target if others and len(worse) == len(others) else None
+        verdicts = [row.comparisons[metric].verdict for row in others if metric in row.comparisons]
+        return target if others and verdicts == ["worse"] * len(others) else None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Comparison:
     """Results in groups, each compared with the first or the best one of its group.
 
@@ -89,6 +88,12 @@ class Comparison:
     to: Target
     groups: tuple[Group, ...]
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """The number of results and groups, and with what the results are compared."""
+        results = sum(len(group.rows) for group in self.groups)
+        groups = f" in {len(self.groups)} groups" if len(self.groups) > 1 else ""
+        return f"Comparison({results} results{groups}, to={self.to!r})"
 
     def table(self, width: int = 80) -> str:
         """The comparison for a terminal of `width` columns."""

@@ -58,7 +58,7 @@ _STATE: Rule = {"races": _is_list({"rounds": _is_list({"n": count})})}
 
 
 def _images_of_last_round(file: Path) -> int | None:
-    """The images of each candidate in the last round of a search, 0 before the first; None for another file."""
+    """The images of each candidate in the last round of a search, 0 before any; None for another file."""
     state = read_json(file) if file.name == SWEEP else {}
     if not fits(state, _STATE):
         return None

@@ -67,6 +67,13 @@ GRID = search(
 )
 
 
+def test_a_search_is_shown_in_a_line_with_the_number_to_report() -> None:
+    fresh = handmade(fid=5.5, error=0.1)
+    assert repr(replace(GRID, fresh=fresh)) == (
+        "Sweep(FID 5.50 ± 0.10 of steps=50, sampler=ddim, best of 4 settings, n=50,000)"
+    )
+
+
 def texts(path: Path) -> set[str]:
     return {part.rpartition(">")[2] for part in path.read_text("utf-8").split("</text>")[:-1]}
 
