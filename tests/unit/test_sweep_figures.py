@@ -122,6 +122,18 @@ def test_results_without_cost_are_refused(tmp_path: Path) -> None:
         plot_sampling_compute(tmp_path / "figure.svg", [handmade()])
 
 
+def test_the_command_takes_folders(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    assert_one_sentence(dit_eval("plot", tmp_path / "results", "--figure", "sampling-compute"))
+    for steps in ("20", "50"):
+        measured(9, steps).save(tmp_path / "results" / f"{steps}.json")
+    (tmp_path / "results" / "other.json").write_text("{}")
+    run = dit_eval("plot", tmp_path / "results", tmp_path / "results" / "20.json", "--out", tmp_path / "new")
+    assert run.returncode == 0, run.stderr
+    assert f"{tmp_path / 'new' / 'fid-results.png'}\n" in run.stdout
+    assert "Warning: Left out: " in run.stderr
+
+
 def test_the_command_draws_only_that_figure(tmp_path: Path) -> None:
     measured(9, "20").save(tmp_path / "a.json")
     run = dit_eval("plot", tmp_path / "a.json", "--figure", "sampling-compute", "--out", tmp_path / "new")
