@@ -30,7 +30,7 @@ from dit_eval.errors import UsageError
 @click.option(
     "--metric",
     "further_metrics",
-    type=click.Choice(["fid_infinity", "kid", "density", "coverage", "mind"]),
+    type=options.Name(["fid_infinity", "kid", "density", "coverage", "mind"]),
     multiple=True,
     help="Also compute this metric; can be repeated. fid_infinity takes a minute or two for 50,000 images.",
 )

@@ -80,7 +80,7 @@ def _convert(option: click.Parameter, value: str, context: click.Context) -> Any
     ),
     click.option(
         "--metric",
-        type=click.Choice(HEADLINE),
+        type=options.Name(HEADLINE),
         default="fid",
         help="Metric that is compared.",
     ),

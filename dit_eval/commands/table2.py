@@ -38,7 +38,7 @@ def reproduce() -> None:
     "--model",
     default="XL/2",
     show_default=True,
-    shell_complete=options.completed_by(options.model_names),
+    shell_complete=options.completed_by(options.registered_models),
     help="Registered model.",
 )
 @options.num_samples(help="Images per batch.  [default: the model's, or 50000]")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dit_eval.errors import StatisticsError, UsageError
+from dit_eval.errors import StatisticsError, UsageError, require_known
 from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.evaluation.references import open_reference
 from dit_eval.metrics.fd_ratio import (
@@ -100,8 +100,7 @@ def frechet_ratios(
     Raises UsageError for unknown spaces or missing files, and other DitEvalErrors as `evaluate`.
     Source: FD-Loss, `eval_all_fds.py`.
     """
-    if unknown := sorted(set(trained_on) - set(SPACES)):
-        raise UsageError(f"unknown space {', '.join(unknown)} (known: {', '.join(SPACES)}).")
+    require_known("space", sorted(trained_on), SPACES)
     folders = [Path(folder) for folder in (train, validation) if folder is not None]
     files = [{space: folder / f"fdr-{space}.npz" for space in SPACES} for folder in folders]
     for folder, of_space in zip(folders, files, strict=True):

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dit_eval.errors import ResultError, UsageError
+from dit_eval.errors import ResultError, UsageError, require_known
 from dit_eval.results import comparability
-from dit_eval.results.check_settings import Amount, require_known
+from dit_eval.results.check_settings import Amount
 from dit_eval.results.metric_comparison import (
     Baseline,
     MetricComparison,

@@ -106,4 +106,4 @@ def test_a_protocol_that_does_not_fit_the_reference_is_a_sentence() -> None:
     assert fid.stderr.startswith("Error: unknown protocol 'none'")
     unknown = dit_eval("sample", "--model", "digit")
     assert_one_sentence(unknown)
-    assert "there is no model 'digit'" in unknown.stderr
+    assert "Did you mean digits or digits-sit?" in unknown.stderr
