@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     type=click.Choice(["text", "markdown", "latex", "csv", "json"]),
     default="text",
     show_default=True,
-    help="Output format; csv and json contain exact numbers, latex needs the package booktabs.",
+    help="Output format; csv and json contain exact numbers, latex needs booktabs and graphicx.",
 )
 @click.option(
     "--plot",
