@@ -11,7 +11,7 @@ import cloup
 from click.core import ParameterSource
 
 from dit_eval.commands import options
-from dit_eval.commands.progress import sweep_bar, terminal_width
+from dit_eval.commands.progress import print_warnings, sweep_bar, terminal_width
 from dit_eval.commands.sample import sample
 from dit_eval.results.metric_names import HEADLINE
 from dit_eval.search.settings import VARIABLE, split_values
@@ -80,7 +80,7 @@ def _convert(option: click.Parameter, value: str, context: click.Context) -> Any
     ),
     click.option(
         "--metric",
-        type=click.Choice(HEADLINE),
+        type=options.Name(HEADLINE),
         default="fid",
         help="Metric that is compared.",
     ),
@@ -137,7 +137,6 @@ def sweep(
         )
     if found is None:  # a rank other than 0
         return
-    for warning in found.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+    print_warnings(found.warnings)
     plot_sweep(out / "sweep.png", found)
     click.echo(found.table(width=terminal_width()))
