@@ -19,7 +19,7 @@ except `num`, which is --num-samples, and `model_args`, which is --model-arg.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 
 class DitEvalError(Exception):
@@ -79,13 +79,30 @@ def option_name(parameter: str) -> str:
     return f"--{spelled.replace('_', '-')}"
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence with the nearest of the known names, whatever their case; empty if none is near."""
+    from difflib import get_close_matches  # only for errors
+
+    by_lower = {other.lower(): other for other in known}
+    near = [by_lower[lower] for lower in get_close_matches(name.lower(), by_lower)]
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def require_known(kind: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Raise UsageError, with the nearest and all known names, for the first name that is not known."""
+    for name in names:
+        if name not in known:
+            listed = ", ".join(known)
+            raise UsageError(f"unknown {kind} {name!r} (known: {listed}).{did_you_mean(name, known)}")
+
+
 def require_choices(**options: tuple[object, Collection[object]]) -> None:
     """Raise UsageError unless the value of every option=(value, choices) is one of its choices."""
     for option, (value, choices) in options.items():
         if value not in choices:
-            raise UsageError(
-                f"{option.replace('_', ' ')} {value!r} is not one of {', '.join(map(str, choices))}."
-            )
+            listed = ", ".join(map(str, choices))
+            near = did_you_mean(value, map(str, choices)) if isinstance(value, str) else ""
+            raise UsageError(f"{option.replace('_', ' ')} {value!r} is not one of {listed}.{near}")
 
 
 def require_positive(**parameters: object) -> None:

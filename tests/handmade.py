@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from dit_eval.metrics.intervals import normal_quantile
 from dit_eval.results.result import Result
 
 METRICS = {"fid": 9.6, "sfid": 6.8, "inception_score": 121.6, "precision": 0.674, "recall": 0.668}
@@ -55,7 +56,10 @@ def handmade(
         },
         intervals={}
         if error is None
-        else {name: {"se": error / 2, "low": x - error, "high": x + error} for name, x in measured.items()},
+        else {
+            name: {"se": error / normal_quantile(), "low": x - error, "high": x + error}
+            for name, x in measured.items()
+        },
         environment={"dit_eval": "0", "torch": "2", "device": "cpu", "seconds": 1.0},
         warnings=("something to know",),
     )

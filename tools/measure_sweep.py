@@ -2,11 +2,9 @@
 
     python -m tools.measure_sweep FOLDER
 
-samples a grid of 12 settings of the bundled flow model in FOLDER (20,480 images of each; it can be
-interrupted) and prints the numbers that docs/sweep.md quotes. The images make 20 blocks that share no image
-and are as independent as those of 20 seeds, since image i depends on (seed, i) only. Run k has 2,048 images,
-blocks k and k + 1, so that it shares half of them with each neighbour. It is raced with the functions of
-`dit_eval.search.race`; its winner is measured on fresh images, those of run k + 2.
+samples a grid of 12 settings of the bundled flow model in FOLDER, 2,048 images of each with each of 20 seeds
+(it can be interrupted), and prints the numbers that docs/sweep.md quotes. A run is raced with the functions
+of `dit_eval.search.race`; its winner is measured on fresh images, those of the next seed.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from dit_eval.search.settings import describe, grid
 
 VARY = {"cfg": [1.0, 1.25, 1.5, 2.0], "steps": [2, 4, 8]}
 FIXED = {"model": "digits-sit", "sampler": "ode", "solver": "euler", "batch_size": 256}
-RUNS, NUM, SEEDS = 20, 2048, (100, 101, 102, 103)
+NUM, SEEDS = 2048, range(100, 120)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,18 +80,15 @@ def gaussian(features: np.ndarray) -> Gaussian:
     return moments.gaussian()
 
 
-def drawn_features(folder: Path) -> np.ndarray:
-    """Pool features of all settings, (settings, RUNS * NUM / 2, D); samples what is missing."""
+def drawn_features(folder: Path, seed: int) -> np.ndarray:
+    """Pool features of all settings, (settings, NUM, D); samples what is missing."""
     extraction, features = load_extraction("digits"), []
     for number, values in enumerate(grid(VARY)):
-        parts = []
-        for seed in SEEDS:
-            batch = folder / f"{number:02d}-{seed}.npz"
-            generate(**FIXED, **values, num=RUNS * NUM // 2 // len(SEEDS), seed=seed, out=batch)
-            stats, _ = extraction.extract(open_images(batch), "samples", None)
-            assert stats is not None
-            parts.append(stats.features)
-        features.append(np.concatenate(parts))
+        batch = folder / f"{number:02d}-{seed}.npz"
+        generate(**FIXED, **values, num=NUM, seed=seed, out=batch)
+        stats, _ = extraction.extract(open_images(batch), "samples", None)
+        assert stats is not None
+        features.append(stats.features)
     return np.stack(features)
 
 
@@ -108,8 +103,7 @@ def main(folder: Path) -> None:
         target = stats.pool
     else:
         target = reference.pool
-    blocks = np.split(drawn_features(folder), RUNS, axis=1)
-    runs = [np.concatenate([blocks[k], blocks[(k + 1) % RUNS]], axis=1) for k in range(RUNS)]
+    runs = [drawn_features(folder, seed) for seed in SEEDS]
     full = [[fid_result(features, target) for features in run] for run in runs]
     values = np.array([[result.metrics["fid"] for result in run] for run in full])  # (runs, settings)
     print("setting, mean FID of the runs, its standard deviation")
@@ -144,7 +138,7 @@ def _summary(
         same += winner == by_grid
         tied += chosen.metrics["fid"] - other.metrics["fid"] <= normal_quantile() * error
         best_kept += best in found.survivors
-        fresh_held += held[(index + 2) % len(runs), winner]
+        fresh_held += held[(index + 1) % len(runs), winner]
         shares.append(found.images / (len(results) * NUM))
         survivors.append(len(found.survivors))
     return [

@@ -9,7 +9,7 @@ import click
 
 from dit_eval.commands import options
 from dit_eval.commands.colour import colour, colour_marks
-from dit_eval.commands.progress import terminal_width
+from dit_eval.commands.progress import print_warnings, terminal_width
 
 if TYPE_CHECKING:
     from dit_eval.results.compare import Order, Target
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     type=click.Choice(["text", "markdown", "latex", "csv", "json"]),
     default="text",
     show_default=True,
-    help="Output format; csv and json contain exact numbers, latex needs the package booktabs.",
+    help="Output format; csv and json contain exact numbers, latex needs booktabs and graphicx.",
 )
 @click.option(
     "--plot",
@@ -56,8 +56,7 @@ def compare(results: tuple[Path, ...], to: Target, by: Order, style: Format, plo
     from dit_eval.results.compare_formats import as_text, render
 
     comparison = run_compare(*results, to=to, by=by)
-    for warning in comparison.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+    print_warnings(comparison.warnings)
     if plot is not None:
         from dit_eval.report.history import plot_history  # imports matplotlib
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dit_eval.commands import options
-from dit_eval.commands.progress import extraction_bar, sampling_bar
+from dit_eval.commands.progress import extraction_bar, print_warnings, sampling_bar
 from dit_eval.commands.table2 import print_table
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def demo(out: Path, **settings: Any) -> None:
     if not results:  # a rank other than 0
         return
     write_report(out / "report.html", results, title="The same network as DiT and as SiT")
+    print_warnings(warning for result in results for warning in result.warnings)
     print_table(results, paper=False)
     click.echo(f"\nSamples: {', '.join(str(out / model / 'cfg-*.png') for model in _MODELS)}")
     click.echo(f"Report: {out / 'report.html'}")

@@ -14,6 +14,7 @@ from dit_eval.commands.progress import extraction_bar
 @click.command()
 @click.argument("batch", type=options.IMAGES)
 @click.argument("reference", metavar="[REF]", required=False, type=options.REFERENCE)
+@options.image_input
 @options.feature_extraction
 @click.option("--pixels-only", is_flag=True, help="Skip the checks that need a feature network.")
 @click.pass_context

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dit_eval.commands import options
-from dit_eval.commands.progress import extraction_bar, terminal_width
+from dit_eval.commands.progress import extraction_bar, print_warnings, terminal_width
 from dit_eval.errors import UsageError
 
 
@@ -30,7 +30,7 @@ from dit_eval.errors import UsageError
 @click.option(
     "--metric",
     "further_metrics",
-    type=click.Choice(["fid_infinity", "kid", "density", "coverage", "mind"]),
+    type=options.Name(["fid_infinity", "kid", "density", "coverage", "mind"]),
     multiple=True,
     help="Also compute this metric; can be repeated. fid_infinity takes a minute or two for 50,000 images.",
 )
@@ -71,8 +71,7 @@ def fid(
     if found is None:  # a rank other than 0
         return
     results = [replace(result, command=options.command_line()) for result in found]
-    for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
-        click.echo(f"Warning: {warning}", err=True)
+    print_warnings(warning for result in results for warning in result.warnings)
     if str(json_file) == "-":
         texts = [result.to_json() for result in results]
         click.echo(texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]")

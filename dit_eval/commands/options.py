@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from click.shell_completion import CompletionItem
 
-from dit_eval.errors import AssetError, BatchError, CheckpointError, DitEvalError, ResultError
+from dit_eval.dit import DIT
+from dit_eval.errors import AssetError, BatchError, CheckpointError, DitEvalError, ResultError, did_you_mean
 from dit_eval.io import assets
 from dit_eval.io.addresses import is_address
 
@@ -67,9 +68,8 @@ class NamedInput(click.ParamType):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Registered names, and files."""
-        names = [CompletionItem(name) for name in assets.manifest(self.kind) if name.startswith(incomplete)]
-        return [CompletionItem(incomplete, type="file"), *names]
+        """Registered names, and files where none begins like this."""
+        return _names_or_files(assets.manifest(self.kind), incomplete)
 
 
 IMAGES = Input()
@@ -84,17 +84,35 @@ def completed_by(names: Callable[[], Iterable[str]]) -> Callable[..., list[str]]
     return lambda context, option, incomplete: [name for name in names() if name.startswith(incomplete)]
 
 
+def _names_or_files(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    """The names that begin like this, or else files: in bash, files would replace the names."""
+    fitting = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return fitting or [CompletionItem(incomplete, type="file")]
+
+
+def registered_models() -> list[str]:
+    """The registered weights of DiT, SiT and REPA."""
+    return [entry.name for entry in assets.manifest("models").values() if entry.role == "dit"]
+
+
 def model_names() -> list[str]:
-    """The registered models, by their own names and by those of their architectures."""
-    entries = [entry for entry in assets.manifest("models").values() if entry.role == "dit"]
-    architectures = dict.fromkeys(f"{entry.family}-{entry.model}" for entry in entries if entry.model)
-    return [*(entry.name for entry in entries), *architectures]
+    """The registered models and, of every family, the architectures, whose weights --ckpt gives."""
+    families = get_args(assets.Family)
+    return [*registered_models(), *(f"{family}-{name}" for family in families for name in DIT)]
 
 
 def _protocol_names() -> list[str]:
     from dit_eval.features.protocols import PROTOCOLS
 
     return list(PROTOCOLS)
+
+
+class Name(click.Choice[str]):
+    """One of a few names; for another one, the nearest are suggested."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """The message of click, which lists the names, and the suggestion."""
+        return super().get_invalid_choice_message(value, ctx) + did_you_mean(str(value), self.choices)
 
 
 class Output(click.Path):
@@ -132,7 +150,10 @@ inception = click.option(
 def _require_weights(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
     """Refuse a missing file before torch is loaded."""
     if value is not None and not Path(value).exists() and value not in assets.manifest("models"):
-        raise CheckpointError(f"{value}: no such file, and no registered name (see `dit-eval models list`).")
+        raise CheckpointError(
+            f"{value}: no such file, and no registered name (see `dit-eval models list`)."
+            f"{did_you_mean(value, registered_models())}"
+        )
     return value
 
 
@@ -140,7 +161,7 @@ ckpt = click.option(
     "--ckpt",
     metavar="NAME|FILE",
     callback=_require_weights,
-    shell_complete=NamedInput("models").shell_complete,
+    shell_complete=lambda context, option, incomplete: _names_or_files(registered_models(), incomplete),
     help="Registered name or file of the weights.",
 )
 device = click.option(

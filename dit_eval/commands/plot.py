@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dit_eval.commands import options
+from dit_eval.commands.progress import print_warnings
 from dit_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("results", nargs=-1, required=True, type=options.RESULT)
+@click.argument("results", nargs=-1, required=True, type=options.RESULTS)
 @click.option(
     "--figure",
     type=click.Choice(["sampling-compute"]),
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
 def plot(results: tuple[Path, ...], figure: str | None, out: Path, kind: Format) -> None:
     """Save the report's figures of RESULTS as files.
 
-    RESULTS are JSON files written by `dit-eval fid`. The figures show each metric of every result, FID and IS
-    against guidance, precision against recall, FID against Gflops, and precision and recall by class; those
-    for which the results lack data are left out.
+    RESULTS are JSON files written by `dit-eval fid`, or folders of them. The figures show each metric of
+    every result, FID and IS against guidance, precision against recall, FID against Gflops, and precision and
+    recall by class; those for which the results lack data are left out. Curves have the label of their
+    results if it is the same for all, else the name of the model.
     """
     if out.suffix in (".png", ".svg", ".pdf") and not out.is_dir():
         raise UsageError(
@@ -43,9 +45,13 @@ def plot(results: tuple[Path, ...], figure: str | None, out: Path, kind: Format)
             f"--format {out.suffix[1:]}."
         )
     from dit_eval.report.plots import save_figures  # imports matplotlib
-    from dit_eval.results.result import read_result
+    from dit_eval.results.folders import read_results
 
-    measured = [read_result(result) for result in results]
+    warnings: list[str] = []
+    measured = read_results(results, warnings)
+    print_warnings(warnings)
+    if not measured:
+        raise UsageError("no results to plot; give JSON files that `dit-eval fid … --json` writes.")
     if figure is None:
         paths = save_figures(out, measured, kind)
     else:

@@ -1,11 +1,14 @@
-"""Progress on standard error, bars on a terminal and lines elsewhere, and the width of the terminal."""
+"""Progress and warnings on standard error, and the width of the terminal.
+
+Progress is a bar on a terminal and lines elsewhere.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -24,6 +27,12 @@ LINE_EVERY_S = 30  # without a terminal, as in a job's log file
 def terminal_width() -> int:
     """Columns for tables: the terminal's, at most 100."""
     return min(shutil.get_terminal_size().columns, 100)
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Print each warning once."""
+    for warning in dict.fromkeys(warnings):
+        click.echo(f"Warning: {warning}", err=True)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dit_eval.commands import options
-from dit_eval.commands.progress import extraction_bar
+from dit_eval.commands.progress import extraction_bar, print_warnings
 from dit_eval.commands.registry import add_asset_commands
 
 
@@ -38,6 +38,5 @@ def make(batch: Path, out: Path, **settings: Any) -> None:
     with extraction_bar() as progress:
         make_reference(batch, out, progress=progress, **settings)
     if Rank.from_environment().index == 0:  # which has written the file
-        for warning in open_reference(out).provenance.get("warnings", ()):
-            click.echo(f"Warning: {warning}", err=True)
+        print_warnings(open_reference(out).provenance.get("warnings", ()))
         click.echo(out)

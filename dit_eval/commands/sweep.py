@@ -11,8 +11,9 @@ import cloup
 from click.core import ParameterSource
 
 from dit_eval.commands import options
-from dit_eval.commands.progress import sweep_bar, terminal_width
+from dit_eval.commands.progress import print_warnings, sweep_bar, terminal_width
 from dit_eval.commands.sample import sample
+from dit_eval.errors import did_you_mean
 from dit_eval.results.metric_names import HEADLINE
 from dit_eval.search.settings import MODEL_ARGUMENT, VARIABLE, split_values
 
@@ -49,10 +50,11 @@ def _parse_vary(
         if name not in _POSSIBLE and not (
             name.startswith(MODEL_ARGUMENT) and name.removeprefix(MODEL_ARGUMENT).isidentifier()
         ):
-            listed = ", ".join(name.replace("_", "-") for name in _POSSIBLE)
+            spelled = [possible.replace("_", "-") for possible in _POSSIBLE]
             raise click.BadParameter(
-                f"{text!r} does not name a setting that can vary. Choose among {listed}, or "
+                f"{text!r} does not name a setting that can vary. Choose among {', '.join(spelled)}, or "
                 f"{MODEL_ARGUMENT}KEY for an argument of a plug-in."
+                + did_you_mean(name.replace("_", "-"), spelled)
             )
         if name in vary:
             raise click.BadParameter(f"{name} is given twice; list all of its values once.")
@@ -92,7 +94,7 @@ def _convert(name: str, value: str, context: click.Context) -> Any:
     ),
     click.option(
         "--metric",
-        type=click.Choice(HEADLINE),
+        type=options.Name(HEADLINE),
         default="fid",
         help="Metric that is compared.",
     ),
@@ -149,7 +151,6 @@ def sweep(
         )
     if found is None:  # a rank other than 0
         return
-    for warning in found.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+    print_warnings(found.warnings)
     plot_sweep(out / "sweep.png", found)
     click.echo(found.table(width=terminal_width()))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dit_eval.commands import options
-from dit_eval.commands.progress import extraction_bar, sampling_bar, terminal_width
+from dit_eval.commands.progress import extraction_bar, print_warnings, sampling_bar, terminal_width
 
 if TYPE_CHECKING:
     from dit_eval.results.result import Result
@@ -38,7 +38,7 @@ def reproduce() -> None:
     "--model",
     default="XL/2",
     show_default=True,
-    shell_complete=options.completed_by(options.model_names),
+    shell_complete=options.completed_by(options.registered_models),
     help="Registered model.",
 )
 @options.num_samples(help="Images per batch.  [default: the model's, or 50000]")
@@ -58,8 +58,7 @@ def reproduce_table(out: Path, **settings: Any) -> None:
     results = reproduce_table2(out, **settings)
     if results is None:  # a rank other than 0
         return
-    for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
-        click.echo(f"Warning: {warning}", err=True)
+    print_warnings(warning for result in results for warning in result.warnings)
     print_table(results)
     click.echo(f"\nReport: {out / 'report.html'}")
 

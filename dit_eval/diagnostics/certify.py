@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dit_eval.diagnostics.certificate import Certificate, CertifiedGroup, subtracted
-from dit_eval.errors import UsageError
+from dit_eval.errors import require_known
 from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.features.protocols import protocol_named
 from dit_eval.io import assets
@@ -68,8 +68,7 @@ def _entries(only: str | None) -> Mapping[str, assets.CertificateEntry]:
     entries = assets.certificates()
     if only is None:
         return entries
-    if only not in entries:
-        raise UsageError(f"unknown batch {only!r} (known: {', '.join(entries)}).")
+    require_known("batch", (only,), entries)
     return {only: entries[only]}
 
 

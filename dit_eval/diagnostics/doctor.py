@@ -20,6 +20,7 @@ from dit_eval.evaluation.references import Reference, open_reference
 from dit_eval.features.protocols import Protocol
 from dit_eval.io import npz
 from dit_eval.io.batches import open_images
+from dit_eval.io.crops import NO_OPTIONS, ImageOptions
 from dit_eval.io.files import file_kind
 from dit_eval.metrics.gaussian import Gaussian
 from dit_eval.metrics.inception_score import SORTED_SCORE_RATIO
@@ -63,6 +64,9 @@ def doctor(
     device: str = "auto",
     batch_size: int = 64,
     offline: bool = False,
+    image_size: int | None = None,
+    crop: str | None = None,
+    key: str = "arr_0",
     pixels_only: bool = False,
     progress: ExtractionProgress | None = None,
 ) -> list[Problem]:
@@ -75,7 +79,8 @@ def doctor(
     >>> [problem.name for problem in dit_eval.doctor("batch.npz", "digits")]
     ['colours', 'few']
     """
-    opened = open_reference(reference, offline=offline) if reference else None
+    image_options = ImageOptions(image_size=image_size, crop=crop, key=key)
+    opened = open_reference(reference, offline=offline, options=image_options) if reference else None
     extraction = None
     if not pixels_only:
         from dit_eval.evaluation.extraction import load_extraction  # imports torch
@@ -87,7 +92,7 @@ def doctor(
             batch_size=batch_size,
             offline=offline,
         )
-    problems = diagnose(Path(batch), opened, extraction, progress)
+    problems = diagnose(Path(batch), opened, extraction, progress, image_options)
     for note in opened.notes if opened else ():  # some are known only after the images have been read
         warnings.warn(note, DitEvalWarning, stacklevel=2)
     return problems
@@ -98,16 +103,18 @@ def diagnose(
     reference: Reference | None,
     extraction: FeatureExtraction | None,
     progress: ExtractionProgress | None = None,
+    options: ImageOptions = NO_OPTIONS,
 ) -> list[Problem]:
     """The problems of a batch of images; with a reference, also deviations from it.
 
     extraction: computes the features for the checks of order, inception score and stored statistics; None
-    checks pixels and labels only. Raises DitEvalError for a file that cannot be read.
+    checks pixels and labels only; options: how the batch's images are read. Raises DitEvalError for a file
+    that cannot be read.
     """
-    problems = list(_check_dtype(batch))
+    problems = list(_check_dtype(batch, options.key))
     if problems:
         return problems  # the images cannot be read
-    images = open_images(batch)
+    images = open_images(batch, options)
     problems += map(_skipped_problem, images.skipped)
     reference_pixels = scan_pixels(reference.images) if reference and reference.images else None
     problems += _check_pixels(scan_pixels(images), reference_pixels)
@@ -118,7 +125,7 @@ def diagnose(
     stats, _ = extraction.extract(images, "samples", progress)
     assert stats is not None
     problems += _check_features(stats, extraction.protocol)
-    stored = open_reference(batch).pool
+    stored = open_reference(batch, options=options).pool
     if stored:
         problems += _check_statistics(stored, stats, "batch")
     if reference and reference.pool and reference.images:
@@ -128,21 +135,23 @@ def diagnose(
     return problems
 
 
-def _check_dtype(path: Path) -> Iterator[Problem]:
+def _check_dtype(path: Path, key: str) -> Iterator[Problem]:
     """Floating-point images, which cannot be evaluated, and NaN among their values."""
     if file_kind(path) != "npz":
         return
-    array = npz.members(path).get("arr_0")
+    array = npz.members(path).get(key)
     if array is None or array.dtype.kind != "f":
         return
     broken = sum(int((~np.isfinite(block)).sum()) for block in array.blocks(_BLOCK_IMAGES))
     yield Problem(
         name="floats",
         invalidates=True,
-        description=f"arr_0 is {array.dtype}, and {broken:,} of its values are NaN or infinite",
+        description=f"{key} is {array.dtype}, and {broken:,} of its values are NaN or infinite",
         effect="the batch cannot be evaluated; images are uint8",
-        remedy="find where the sampler diverges; " * bool(broken)
-        + "convert with explicit rounding, e.g. (127.5 * x + 128).clip(0, 255).astype(np.uint8)",
+        remedy="find where the sampler diverges; "
+        * bool(broken)
+        + "convert with explicit rounding, e.g. (127.5 * x + 128).clip(0, 255).astype(np.uint8) for x in "
+        "-1…1, as DiT does",
     )
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from dit_eval.errors import UsageError
+from dit_eval.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +42,4 @@ def model_name(name: str) -> str:
     short = re.sub("^(DIT|SIT|REPA)-", "", name.strip().upper())
     if short in DIT:
         return short
-    near = get_close_matches(short, DIT, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the models are {', '.join(DIT)}."
-    raise UsageError(f"there is no model {name!r}; {hint}")
+    raise UsageError(f"unknown model {name!r} (known: {', '.join(DIT)}).{did_you_mean(short, DIT)}")

@@ -20,7 +20,7 @@ from dit_eval.evaluation.extraction import ExtractionProgress, load_extraction
 from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.evaluation.image_arrays import PixelHash, as_uint8
 from dit_eval.evaluation.measurement import SampleSet, measure
-from dit_eval.evaluation.metric_table import DEFAULT, needs_reference_images, require_known
+from dit_eval.evaluation.metric_table import DEFAULT, needs_reference_images, require_metrics
 from dit_eval.evaluation.prepared_reference import PreparedReference, choose_protocol
 from dit_eval.evaluation.references import open_reference
 from dit_eval.io.crops import ImageOptions
@@ -83,7 +83,7 @@ class Evaluator:
         opened = [
             (str(name), open_reference(name, offline=offline, options=self._image_options)) for name in names
         ]
-        self.intervals, self.metrics = intervals, require_known(DEFAULT if metrics is None else metrics)
+        self.intervals, self.metrics = intervals, require_metrics(DEFAULT if metrics is None else metrics)
         self.extraction = load_extraction(
             choose_protocol(protocol, opened),
             inception=inception,

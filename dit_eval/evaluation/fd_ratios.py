@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dit_eval.errors import StatisticsError, UsageError
+from dit_eval.errors import StatisticsError, UsageError, require_known
 from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.evaluation.references import open_reference
 from dit_eval.metrics.fd_ratio import (
@@ -19,7 +20,7 @@ from dit_eval.metrics.fd_ratio import (
     split_by_training,
 )
 from dit_eval.metrics.frechet import frechet_distance
-from dit_eval.metrics.intervals import interval
+from dit_eval.metrics.intervals import Interval, interval
 from dit_eval.report.terminal import dense_table, render_text
 from dit_eval.results.result import Result
 
@@ -99,8 +100,7 @@ def frechet_ratios(
     Raises UsageError for unknown spaces or missing files, and other DitEvalErrors as `evaluate`.
     Source: FD-Loss, `eval_all_fds.py`.
     """
-    if unknown := sorted(set(trained_on) - set(SPACES)):
-        raise UsageError(f"unknown space {', '.join(unknown)} (known: {', '.join(SPACES)}).")
+    require_known("space", sorted(trained_on), SPACES)
     folders = [Path(folder) for folder in (train, validation) if folder is not None]
     files = [{space: folder / f"fdr-{space}.npz" for space in SPACES} for folder in folders]
     for folder, of_space in zip(folders, files, strict=True):
@@ -137,10 +137,13 @@ def _normaliser(validation: Path, train: Path) -> Normaliser:
 
 
 def _numbers(ratio: FrechetRatio) -> dict[str, float]:
-    ends = interval(ratio.value, ratio.standard_error())
+    ends = _interval(ratio)
     return {"value": ratio.value, "se": ends.se, "low": ends.low, "high": ends.high}
 
 
 def _cells(ratio: FrechetRatio) -> tuple[str, str]:
-    ends = interval(ratio.value, ratio.standard_error())
-    return f"{ratio.value:.4f}", f"{ends.high - ratio.value:.4f}"
+    return f"{ratio.value:.4f}", f"{_interval(ratio).high - ratio.value:.4f}"
+
+
+def _interval(ratio: FrechetRatio) -> Interval:
+    return interval(ratio.value, ratio.standard_error(), (0.0, math.inf))

@@ -21,6 +21,7 @@ from dit_eval.features.protocols import EncoderProtocol
 from dit_eval.metrics.inception_score import SORTED_SCORE_RATIO
 from dit_eval.metrics.precision_recall import require_points
 from dit_eval.results.comparability import result_fingerprint
+from dit_eval.results.metric_names import bounds
 from dit_eval.results.result import Result
 from dit_eval.runtime.cores import all_cores
 from dit_eval.version import __version__
@@ -82,7 +83,11 @@ def measure(
         label=samples.label,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         metrics=values,
-        intervals={name: asdict(ends) for name, entry in measurements.items() if (ends := entry.interval())},
+        intervals={
+            name: asdict(ends)
+            for name, entry in measurements.items()
+            if (ends := entry.interval(bounds(name)))
+        },
         measured_against={name: entry.measured_against for name, entry in measurements.items()},
         missing=missing,
         **metadata,

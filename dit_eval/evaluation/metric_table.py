@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dit_eval.errors import StatisticsError, UsageError
+from dit_eval.errors import StatisticsError, require_known
 from dit_eval.evaluation.feature_stats import DiskRows, FeatureStats
 from dit_eval.evaluation.prepared_reference import Kind, PreparedReference
 from dit_eval.evaluation.references import Reference
@@ -52,13 +52,13 @@ class Measurement:
     share_of: int | None = None
     se: float | None = None
 
-    def interval(self) -> Interval | None:
-        """The 95 % interval, None for a metric without one."""
+    def interval(self, bounds: tuple[float, float]) -> Interval | None:
+        """The 95 % interval, None for a metric without one. bounds: of the values that it can take."""
         if self.influence is None:
             return None
         se = standard_error(self.influence.astype(np.float32)) if self.se is None else self.se
         if self.share_of is None:
-            return interval(self.value, se)
+            return interval(self.value, se, bounds)
         return proportion_interval(self.value, se, self.share_of)
 
 
@@ -265,11 +265,9 @@ DEFAULT = tuple(name for name in METRIC_FUNCTIONS if all(name not in names for n
 
 def with_optional(names: Iterable[str]) -> tuple[str, ...]:
     """ADM's metrics and the named optional ones. Raises UsageError for an unknown name."""
-    chosen = set(DEFAULT)
-    for name in names:
-        if name not in OPTIONAL:
-            raise UsageError(f"unknown further metric {name!r} (known: {', '.join(OPTIONAL)}).")
-        chosen.update(OPTIONAL[name])
+    names = tuple(names)
+    require_known("further metric", names, OPTIONAL)
+    chosen = {*DEFAULT, *(found for name in names for found in OPTIONAL[name])}
     return tuple(name for name in METRIC_FUNCTIONS if name in chosen)
 
 
@@ -279,12 +277,10 @@ def needs_reference_images(names: Iterable[str], reference: Reference) -> bool:
     return any(stored.get(_STATISTICS.get(name, "")) is None for name in names if name not in _ALONE)
 
 
-def require_known(names: Iterable[str]) -> tuple[str, ...]:
+def require_metrics(names: Iterable[str]) -> tuple[str, ...]:
     """The names of metrics, as a tuple. Raises UsageError for an unknown one."""
     names = (names,) if isinstance(names, str) else tuple(names)
-    for name in names:
-        if name not in METRIC_FUNCTIONS:
-            raise UsageError(f"unknown metric {name!r} (known: {', '.join(METRIC_FUNCTIONS)}).")
+    require_known("metric", names, METRIC_FUNCTIONS)
     return names
 
 

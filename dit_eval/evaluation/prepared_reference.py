@@ -9,6 +9,7 @@ from typing import Any, Literal
 from dit_eval.errors import UsageError
 from dit_eval.evaluation.extraction import ExtractionProgress, FeatureExtraction, image_record
 from dit_eval.evaluation.references import Reference, require_same_protocol
+from dit_eval.features.protocols import protocol_named
 from dit_eval.io.addresses import named_by_address
 from dit_eval.metrics.gaussian import Gaussian
 from dit_eval.metrics.precision_recall import Manifold, require_points
@@ -103,7 +104,7 @@ def choose_protocol(requested: str | None, references: Iterable[tuple[str, Refer
             f"the references are of several protocols ({listed}); evaluate against them one at a time."
         )
     own = next(iter(named), None)
-    if requested and own and requested != own:
+    if requested and own and protocol_named(requested).name != own:
         raise UsageError(
             f"{named[own]} holds statistics of protocol {own}, and --protocol is {requested}. Leave out "
             f"--protocol to evaluate with {own}, or make a reference of images with `dit-eval ref make "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dit_eval.errors import UsageError
+from dit_eval.errors import require_known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,5 @@ PROTOCOLS: dict[str, Protocol] = {
 
 def protocol_named(name: str) -> Protocol:
     """The protocol of that name. Raises UsageError with the names there are."""
-    try:
-        return PROTOCOLS[name]
-    except KeyError:
-        raise UsageError(f"unknown protocol {name!r} (known: {', '.join(PROTOCOLS)}).") from None
+    require_known("protocol", (name,), PROTOCOLS)
+    return PROTOCOLS[name]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dit_eval.dit import DiTConfig, load_dit, model_name
-from dit_eval.errors import ModelError, UsageError
+from dit_eval.dit import DIT, DiTConfig, load_dit, model_name
+from dit_eval.errors import ModelError, UsageError, did_you_mean
 from dit_eval.generation.decode import decode_in_chunks, load_vae
 from dit_eval.generation.models import DiffusionModel, FlowModel, ImageModel, Model
 from dit_eval.generation.network import in_precision
@@ -332,10 +332,12 @@ def _registered_entry(model: str | DiTConfig, image_size: int | None) -> assets.
         return registered[model]
     try:
         wanted = (_family(model), model_name(model)) if isinstance(model, str) else None
-    except UsageError as error:
+    except UsageError:
+        names = [*registered, *DIT, *(f"{family}-{name}" for family in _FAMILIES for name in DIT)]
         raise UsageError(
-            f"{error} Registered with their weights: {', '.join(registered)}. "
-            "A model of your own is module:function."
+            f"unknown model {model!r} (registered with their weights: {', '.join(registered)}; "
+            f"architectures: {', '.join(DIT)}).{did_you_mean(str(model), names)} A model of your own is "
+            "module:function."
         ) from None
     for entry in registered.values():
         if (entry.family, entry.model) == wanted and image_size in (None, entry.image_size):

@@ -19,12 +19,13 @@ from urllib.parse import urlsplit
 
 from platformdirs import user_cache_path
 
-from dit_eval.errors import AssetError, UnreachableError, UsageError
+from dit_eval.errors import AssetError, UnreachableError, UsageError, did_you_mean
 from dit_eval.io.file_digests import sha256
 from dit_eval.io.files import KIND_NAMES, FileKind, file_kind, mark_used, publish, write_text
 from dit_eval.io.records import make_record, read_toml
 
 Kind = Literal["models", "reference_stats"]
+Family = Literal["DiT", "SiT", "REPA"]
 DownloadProgress = Callable[[int, "int | None"], None]  # bytes so far, total bytes if known
 DownloadBar = Callable[[str], AbstractContextManager[DownloadProgress]]  # called with the name of the asset
 Entry = TypeVar("Entry", bound="Asset")
@@ -74,7 +75,7 @@ class ModelEntry(Asset):
 
     kind: Kind = "models"
     role: Literal["dit", "vae", "features"]
-    family: Literal["DiT", "SiT", "REPA"] = "DiT"
+    family: Family = "DiT"
     model: str = ""  # the architecture's name, e.g. "XL/2"; `config` for any other
     config: Mapping[str, Any] = field(default_factory=dict)  # arguments of DiTConfig or of diffusers' VAE
     image_size: int | None = None
@@ -160,8 +161,10 @@ def lookup(kind: Kind, name: str) -> Asset:
         for entry in manifest("models").values() if kind == "models" else ():
             if f"{entry.family}-{entry.model}".upper() == wanted:
                 return entry
-        known = ", ".join(entries)
-        raise UsageError(f"{name!r} is neither a file nor a registered name (registered: {known}).")
+        raise UsageError(
+            f"{name!r} is neither a file nor a registered name (registered: {', '.join(entries)})."
+            f"{did_you_mean(name, entries)}"
+        )
     return entries[name]
 
 

@@ -37,10 +37,11 @@ def standard_error(influence: np.ndarray) -> float:
     return float(np.sqrt(np.var(influence) / (len(influence) - 1)))
 
 
-def interval(value: float, se: float) -> Interval:
-    """The 95 % interval of a metric with this standard error."""
+def interval(value: float, se: float, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Interval:
+    """The 95 % interval of a metric with this standard error, cut to the values that the metric can take."""
     half_width = normal_quantile() * se
-    return Interval(se, value - half_width, value + half_width)
+    low, high = max(bounds[0], value - half_width), min(bounds[1], value + half_width)
+    return Interval(se, min(value, low), max(value, high))  # rounding may move a value beyond its bounds
 
 
 def proportion_interval(value: float, se: float, n: int) -> Interval:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, product
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib
@@ -22,7 +23,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from dit_eval.results.comparability import GUIDANCE_SCALE, differences_from_published
 from dit_eval.results.metric_names import HEADLINE, METRICS
-from dit_eval.results.names import series_names
+from dit_eval.results.names import curve_names
 from dit_eval.results.published import Published, published_gflops, published_results
 from dit_eval.results.result import Result, short_count
 
@@ -77,6 +78,7 @@ FIGURES = {
     "precision-recall": Panel(x="recall", y="precision", annotate=True),
     "fid-gflops": Panel(x="gflops", y="fid", annotate=True, log=True),
 }
+NO_LABELS: Mapping[str, str | None] = MappingProxyType({})
 _AXIS_TITLES = {name: metric.title for name, metric in METRICS.items()} | {
     "cfg": "guidance scale",
     "gflops": "Gflops (multiply-adds) of a forward pass",
@@ -110,18 +112,19 @@ class PlotPoint:
         return max(self.metrics[name] - ends["low"], 0.0), max(ends["high"] - self.metrics[name], 0.0)
 
 
-def figures(results: Sequence[Result]) -> dict[str, Figure]:
-    """The figures that have at least two points, and against cost two different costs, by name.
+def figures(results: Sequence[Result], labels: Mapping[str, str | None] = NO_LABELS) -> dict[str, Figure]:
+    """The figures that have at least two points, and two guidance scales or costs on their axis, by name.
 
-    results: those of one table. Those without a plan (samples not made by `dit-eval sample`) are only in the
-    figures `METRIC-results`, which show every result. Published points are included if the results can be
+    results: those of one table; those without a plan (samples not made by `dit-eval sample`) are only in the
+    figures `METRIC-results`, which show every result. labels: those that the user gave, by the name of the
+    result; they name the curves whose results share one. Published points are included if the results can be
     compared with them.
     """
     drawn = {}
     with matplotlib.rc_context(STYLE):
         for name, panel in FIGURES.items():
-            points = _points(panel, results)
-            if len({point.gflops for point in points} if panel.log else points) > 1:
+            points = _points(panel, results, labels)
+            if len(points if panel.x in METRICS else {point.value(panel.x) for point in points}) > 1:
                 drawn[name] = _figure(panel, points)
         for metric in HEADLINE:
             having = [result for result in results if metric in result.metrics]
@@ -130,9 +133,9 @@ def figures(results: Sequence[Result]) -> dict[str, Figure]:
     return drawn
 
 
-def draw_figure(name: str, axes: Axes, results: Sequence[Result]) -> None:
+def draw_figure(name: str, axes: Axes, results: Sequence[Result], labels: Mapping[str, str | None]) -> None:
     """Draw one of FIGURES, whatever the number of models; nothing without a measured point."""
-    if points := _points(FIGURES[name], results):
+    if points := _points(FIGURES[name], results, labels):
         _draw_overlaid(axes, FIGURES[name], points)
 
 
@@ -147,11 +150,10 @@ def panels_of(figure: Figure, number: int) -> list[Axes]:
     return panels[:number]
 
 
-def _points(panel: Panel, results: Sequence[Result]) -> list[PlotPoint]:
+def _points(panel: Panel, results: Sequence[Result], labels: Mapping[str, str | None]) -> list[PlotPoint]:
     """The published and the measured points of a figure; none without a measured one."""
     sampled = [result for result in results if "plan" in result.samples]
-    models = [result.samples["plan"]["model"] for result in sampled]
-    names = series_names(models, sampled, within=["plan.cfg"])
+    names = curve_names(sampled, [labels.get(result.name) for result in sampled], within=["plan.cfg"])
     measured = _with_values(list(map(_measured_point, sampled, names)), panel)
     if not measured:
         return []

@@ -34,14 +34,9 @@ def clearly_best(group: Group) -> dict[str, str]:
     """Metric → name of the result that is better than every other, for the metrics that have such a result.
 
     group: compared with the best values, which decides, in pairs where the images allow it, with 95 %
-    confidence for all comparisons together. Nothing is best if any difference may be chance or is not known.
+    confidence for all comparisons together.
     """
-    return {
-        metric: target.name
-        for metric, target in group.targets.items()
-        if (others := [row for row in group.rows if row is not target and metric in row.result.metrics])
-        and all(metric in row.comparisons and row.comparisons[metric].verdict == "worse" for row in others)
-    }
+    return {metric: row.name for metric in group.targets if (row := group.clearly_best(metric))}
 
 
 def headline(results: Sequence[Result], best: Mapping[str, str]) -> Headline | None:
@@ -90,10 +85,10 @@ def facts(results: Sequence[Result]) -> dict[str, list[str]]:
 
 
 def _number(result: Result, metric: str) -> Number:
-    names, ends = METRICS[metric], result.intervals.get(metric)
+    names, ends, half_width = METRICS[metric], result.intervals.get(metric), result.half_width(metric)
     return Number(
         title=names.title,
         value=names.format_short(result.metrics[metric]),
-        half_width=names.format_half_width((ends["high"] - ends["low"]) / 2) if ends else "",
+        half_width="" if half_width is None else names.format_half_width(half_width),
         interval=f"{names.format_short(ends['low'])} – {names.format_short(ends['high'])}" if ends else "",
     )

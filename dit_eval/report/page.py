@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from dit_eval.report.pictures import SEARCHED, Picture, Pictures, open_reference
 from dit_eval.results.compare import compare
 from dit_eval.results.compare_formats import as_csv
 from dit_eval.results.metric_names import METRICS, columns
-from dit_eval.results.names import with_distinct_names
+from dit_eval.results.names import labels_by_name, with_distinct_names
 from dit_eval.results.result import Result
 from dit_eval.results.table2 import ComparableTable, table2
 from dit_eval.results.warning_level import fatal_warnings, notes
@@ -59,7 +59,7 @@ def write_report(
     results = [results] if isinstance(results, Result) else results
     if not results:
         raise ResultError("a report needs at least one result; `dit-eval fid … --json FILE` writes one.")
-    results = with_distinct_names(results)
+    labels, results = labels_by_name(results), with_distinct_names(results)
     environment = Environment(
         loader=PackageLoader("dit_eval.report", "."),
         autoescape=True,
@@ -69,7 +69,7 @@ def write_report(
     )
     environment.filters["csv_uri"] = _csv_uri
     number = SAMPLES if len(results) <= MANY_RESULTS else FEW_SAMPLES
-    sections = [_section(table, number) for table in table2(results).tables]
+    sections = [_section(table, number, labels) for table in table2(results).tables]
     page = environment.get_template("page.html").render(
         title=title,
         columns={name: METRICS[name].column_title for name in columns(result.metrics for result in results)},
@@ -96,10 +96,10 @@ def _grouped(results: Sequence[Result], kind: Any) -> list[tuple[str, str]]:
     ]
 
 
-def _section(table: ComparableTable, number: int) -> dict[str, Any]:
-    """A table with everything that shows its results; number: of samples of each result."""
+def _section(table: ComparableTable, number: int, labels: Mapping[str, str | None]) -> dict[str, Any]:
+    """A table with everything that shows its results; number: of samples of each; labels: see `figures`."""
     group = compare(*table.results, to="best").groups[0]
-    drawn = figures(table.results)
+    drawn = figures(table.results, labels)
     shares = by_class(table.results)
     samples = {result.name: pictures for result in table.results if (pictures := open_samples(result))}
     reference = open_reference_images(table.results[0])
@@ -190,8 +190,8 @@ def _metrics(result: Result) -> Iterator[tuple[str, str, str]]:
 
 
 def _value(result: Result, name: str) -> str:
-    digits, ends = METRICS[name].digits, result.intervals.get(name)
-    interval = f" ± {(ends['high'] - ends['low']) / 2:.{digits}f}" if ends else ""
+    digits, half_width = METRICS[name].digits, result.half_width(name)
+    interval = "" if half_width is None else f" ± {half_width:.{digits}f}"
     return f"{result.metrics[name]:z.{digits}f}{interval}"
 
 

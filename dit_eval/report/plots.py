@@ -14,7 +14,7 @@ from dit_eval.io.files import atomic_file
 from dit_eval.report.classes import class_figures
 from dit_eval.report.figures import STYLE, figures
 from dit_eval.results.comparability import comparable_groups
-from dit_eval.results.names import with_distinct_names
+from dit_eval.results.names import labels_by_name, with_distinct_names
 from dit_eval.results.result import Result
 
 Format = Literal["png", "svg", "pdf"]
@@ -28,10 +28,11 @@ def save_figures(folder: Path, results: Sequence[Result], kind: Format = "png") 
     Results that cannot be compared are in different figures: NAME.png, NAME-2.png and so on. Raises
     ResultError if there is nothing to draw, or if the folder cannot be written.
     """
+    labels = labels_by_name(results)
     drawn = {
         f"{name}-{number}" if number > 1 else name: figure
         for number, group in enumerate(comparable_groups(with_distinct_names(results)), 1)
-        for name, figure in (figures(group) | class_figures(group)).items()
+        for name, figure in (figures(group, labels) | class_figures(group)).items()
     }
     if not drawn:
         raise ResultError(

@@ -18,7 +18,7 @@ from dit_eval.report.history import label_plainly, use_log_scale
 from dit_eval.report.plots import save_figure
 from dit_eval.results.comparability import comparable_groups, describe_measurement
 from dit_eval.results.metric_names import METRICS
-from dit_eval.results.names import series_names
+from dit_eval.results.names import curve_names
 from dit_eval.results.result import Result
 from dit_eval.results.sampling_cost import gflops_per_image
 
@@ -51,8 +51,7 @@ def plot_sampling_compute(path: Path, results: Sequence[Result]) -> Path:
 
 
 def _draw_curves(axes: Axes, results: Sequence[Result]) -> None:
-    models = [result.samples["plan"]["model"] for result in results]
-    names = series_names(models, results, within=["plan.steps"])
+    names = curve_names(results, [result.label for result in results], within=["plan.steps"])
     for name, style in zip(dict.fromkeys(names), style_cycle(), strict=False):
         curve = [
             (gflops_per_image(result), result.metrics["fid"], result.samples["plan"]["steps"] or "adaptive")

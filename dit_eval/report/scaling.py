@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from dit_eval.errors import ResultError, UsageError
 from dit_eval.report.figures import INK, STYLE, draw_figure
 from dit_eval.report.plots import save_figure
+from dit_eval.results.names import labels_by_name
 from dit_eval.results.result import Result
 from dit_eval.results.table2 import table2
 
@@ -32,13 +33,13 @@ def plot_scaling(out: Path, rows: Sequence[FlopRow], results: Sequence[Result] =
         raise UsageError(f"{out}: plots are written as .png, .svg or .pdf.")
     for result in results:
         _require_cost(result)
-    tables = table2(results).tables
+    tables, labels = table2(results).tables, labels_by_name(results)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2 * (1 + len(tables)), 4.2), layout="constrained")
         first, *others = figure.subplots(1, 1 + len(tables), squeeze=False)[0]
         _cost_against_parameters(first, rows)
         for axes, table in zip(others, tables, strict=True):
-            draw_figure("fid-gflops", axes, table.results)
+            draw_figure("fid-gflops", axes, table.results, labels)
             axes.set_title(f"Quality against cost\n{table.subject}", loc="left", fontsize="medium")
         return save_figure(out, figure)
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dit_eval.errors import ResultError, UsageError
+from dit_eval.errors import ResultError, UsageError, require_known
 from dit_eval.results import comparability
-from dit_eval.results.check_settings import Amount, require_known
+from dit_eval.results.check_settings import Amount
 from dit_eval.results.metric_comparison import (
     Baseline,
     MetricComparison,
@@ -50,7 +50,7 @@ class Limit:
         return self.value <= self.bound if self.side == "upper" else self.value >= self.bound
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Check:
     """The outcome of a check. warnings: why it may see less than it could; notes: how to read it."""
 
@@ -65,11 +65,21 @@ class Check:
     @property
     def passed(self) -> bool:
         """True if no metric is worse and every limit is met."""
-        return not self.named("worse") and all(limit.met for limit in self.limits)
+        return not self.failed
+
+    @property
+    def failed(self) -> list[str]:
+        """The metrics that are worse and the limits that are not met."""
+        return [*self.named("worse"), *(limit.name for limit in self.limits if not limit.met)]
 
     def named(self, verdict: Verdict) -> list[str]:
         """The metrics with this verdict."""
         return [comparison.name for comparison in self.comparisons if comparison.verdict == verdict]
+
+    def __repr__(self) -> str:
+        """What was compared, and the outcome."""
+        outcome = f"failed: {', '.join(self.failed)}" if self.failed else "passed"
+        return f"Check({self.result!r} against {self.baseline!r}, {outcome}, n={self.n:,})"
 
 
 def check(
@@ -145,11 +155,10 @@ def update_baseline(
     loaded = read_result(Path(result))
     if Path(baseline).exists() and not replace_better:
         outcome = check(result, baseline, **options)
-        if not outcome.passed:
-            failed = [*outcome.named("worse"), *(limit.name for limit in outcome.limits if not limit.met)]
+        if outcome.failed:
             raise ResultError(
-                f"{result} fails the check against {baseline} ({', '.join(failed)}), which is kept. To "
-                "replace it all the same, give --update twice."
+                f"{result} fails the check against {baseline} ({', '.join(outcome.failed)}), which is kept. "
+                "To replace it all the same, give --update twice."
             )
     loaded.save(baseline)
 

@@ -83,7 +83,7 @@ def _title(check: Check) -> str:
 
 def _outcome(check: Check) -> str:
     if not check.passed:
-        return f"Failed: {', '.join(name for name, _ in _failures(check))}."
+        return f"Failed: {', '.join(check.failed)}."
     verdicts = ("better", "equivalent", "undecided")
     found = [f"{verdict}: {', '.join(check.named(verdict))}" for verdict in verdicts if check.named(verdict)]
     return f"Passed: no metric is worse; {'; '.join(found)}."

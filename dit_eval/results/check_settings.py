@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dit_eval.errors import UsageError
+from dit_eval.errors import UsageError, require_known
 
 _NUMBER = "a number"
 _AMOUNTS = "a table of metrics with numbers or percentages"
@@ -99,10 +99,3 @@ def _is_valid(key: str, value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def require_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raise UsageError for the first name that is not known."""
-    for name in names:
-        if name not in known:
-            raise UsageError(f"unknown {kind} {name!r} (known: {', '.join(known)}).")

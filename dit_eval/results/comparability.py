@@ -24,6 +24,23 @@ from dit_eval.sampling.options import OPTIONS
 SUBJECT = {"sampler", "steps", "precision"}.union(*OPTIONS.values())
 _IDENTITY = {"model", "weights", "source", "num", "seed", "batch_size", "compile", "device"}
 GUIDANCE_SCALE = ("plan.cfg",)  # differs within a curve
+_WORDS = {  # for fields whose names do not say it themselves
+    "protocol.inception_score_chunk": "chunks of the inception score",
+    "protocol.k": "nearest neighbours of precision and recall",
+    "protocol.network": "feature network",
+    "protocol.precision": "precision of the feature network",
+    "protocol.weights": "weights of the feature network",
+    "network": "weights of the feature network",
+    "reference.images": "images of the reference",
+    "reference.statistics": "statistics of the reference",
+    "samples.crop": "crop of the images",
+    "samples.n": "number of images",
+    "samples.size": "size of the images",
+    "plan.cfg": "guidance scale",
+    "plan.cfg_channels": "guided channels",
+    "plan.cfg_interval": "guidance interval in noise levels",
+    "plan.cfg_times": "guidance interval in the network's time",
+}
 
 Section = Mapping[str, Any]
 
@@ -51,12 +68,15 @@ def result_fingerprint(protocol: Section, samples: Section, reference: Section) 
 
 
 def differences(result: Result, baseline: Result, ignored: Collection[str] = ()) -> list[str]:
-    """Fields that should agree and do not: `field (value there, value here)`; there is the baseline."""
+    """What should agree and does not, in words: `number of images (50000 there, 2000 here)`.
+
+    There is the baseline.
+    """
     result_fields = meaning(result.protocol, result.samples, result.reference)
     baseline_fields = meaning(baseline.protocol, baseline.samples, baseline.reference)
     subject = {f"plan.{key}" for key in SUBJECT}
     return [
-        f"{key} ({_show(baseline_fields, key)} there, {_show(result_fields, key)} here)"
+        f"{_name(key)} ({_show(baseline_fields, key)} there, {_show(result_fields, key)} here)"
         for key in [*baseline_fields, *(key for key in result_fields if key not in baseline_fields)]
         if key not in subject and key not in ignored and result_fields.get(key) != baseline_fields.get(key)
     ]
@@ -112,7 +132,9 @@ def differences_from_published(result: Result, row: Published, ignored: Collecti
     if plan and row.cfg not in (None, plan.get("cfg")):
         found["plan.cfg"] = plan.get("cfg"), row.cfg
     return [
-        f"{key} ({there} there, {here} here)" for key, (here, there) in found.items() if key not in ignored
+        f"{_name(key)} ({show_value(there)} there, {show_value(here)} here)"
+        for key, (here, there) in found.items()
+        if key not in ignored
     ]
 
 
@@ -134,12 +156,21 @@ def are_paired(result: Result, baseline: Result) -> bool:
     )
 
 
+def _name(key: str) -> str:
+    """A field in words."""
+    return _WORDS.get(key, key.rpartition(".")[2].replace("_", " "))
+
+
 def _show(fields: Section, key: str) -> str:
+    if key == "samples.crop":  # recorded only where there is one
+        return show_value(fields.get(key))
     return show_value(fields[key]) if key in fields else "not recorded"
 
 
 def show_value(value: Any) -> str:
     """The value of a field as text; of each SHA-256 the first twelve digits."""
+    if value is None:
+        return "none"
     if isinstance(value, list):
         return ("×" if all(isinstance(item, int) for item in value) else "–").join(map(str, value))
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", str(value))

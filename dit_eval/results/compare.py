@@ -13,21 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dit_eval.errors import ResultError, UsageError, require_choices
-from dit_eval.io.batch_record import RECORD
-from dit_eval.io.files import read_json
-from dit_eval.io.json_rules import fits
+from dit_eval.errors import UsageError, require_choices
 from dit_eval.results.comparability import (
     GUIDANCE_SCALE,
     describe_measurement,
     differences,
     group_numbers,
 )
+from dit_eval.results.folders import results_at
 from dit_eval.results.knobs import TrainingStep, differing, knobs, training_step
 from dit_eval.results.metric_comparison import MetricComparison, baseline_of, compare_metric
 from dit_eval.results.metric_names import HEADLINE, METRICS
 from dit_eval.results.names import distinct_names
-from dit_eval.results.result import Result, read_result
+from dit_eval.results.result import Result
 
 Target = Literal["first", "best"]
 Order = Literal["given", "step"]
@@ -53,19 +51,14 @@ class Row:
         """True if every comparison is in pairs."""
         return all(comparison.paired for comparison in self.comparisons.values())
 
-    def half_width(self, metric: str) -> float | None:
-        """Half of the 95 % interval of a metric; None if it has none."""
-        ends = self.result.intervals.get(metric)
-        return None if ends is None else (ends["high"] - ends["low"]) / 2
-
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
     """Results that measure the same thing.
 
-    subject: what they measure; reasons: why they cannot be compared with the first group, as `field (value
-    there, value here)`; knobs: the keys of those that differ and are shown; targets: by metric, the row with
-    which the others are compared.
+    subject: what they measure; reasons: why they cannot be compared with the first group, in words; knobs:
+    the keys of those that differ and are shown; targets: by metric, the row with which the others are
+    compared.
     """
 
     subject: str
@@ -74,8 +67,18 @@ class Group:
     rows: tuple[Row, ...]
     targets: Mapping[str, Row]
 
+    def clearly_best(self, metric: str) -> Row | None:
+        """The row that is better than every other, in a group that is compared with the best values.
 
-@dataclass(frozen=True, kw_only=True)
+        None if any difference may be chance or is not known.
+        """
+        target = self.targets[metric]
+        others = [row for row in self.rows if row is not target and metric in row.result.metrics]
+        verdicts = [row.comparisons[metric].verdict for row in others if metric in row.comparisons]
+        return target if others and verdicts == ["worse"] * len(others) else None
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Comparison:
     """Results in groups, each compared with the first or the best one of its group.
 
@@ -85,6 +88,12 @@ class Comparison:
     to: Target
     groups: tuple[Group, ...]
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """The number of results and groups, and with what the results are compared."""
+        results = sum(len(group.rows) for group in self.groups)
+        groups = f" in {len(self.groups)} groups" if len(self.groups) > 1 else ""
+        return f"Comparison({results} results{groups}, to={self.to!r})"
 
     def table(self, width: int = 80) -> str:
         """The comparison for a terminal of `width` columns."""
@@ -154,21 +163,9 @@ def _read(given: Iterable[Result | str | Path], warnings: list[str]) -> Iterator
     for item in given:
         if isinstance(item, Result):
             yield id(item), _Entry(item, training_step(item))
-        elif Path(item).is_dir():
-            for file in sorted(Path(item).rglob("*.json")):
-                try:
-                    yield file.resolve(), _read_file(file)
-                except ResultError as error:
-                    # Records of finished and unfinished batches stand beside their results
-                    if file.parent.suffix != ".partial" and not fits(read_json(file), RECORD):
-                        warnings.append(f"Left out: {error}")
         else:
-            yield Path(item).resolve(), _read_file(Path(item))
-
-
-def _read_file(file: Path) -> _Entry:
-    result = read_result(file)
-    return _Entry(result, training_step(result, file))
+            for file, result in results_at(Path(item), warnings):
+                yield file.resolve(), _Entry(result, training_step(result, file))
 
 
 def _in_order_of_steps(entries: Sequence[_Entry]) -> list[_Entry]:

@@ -26,8 +26,8 @@ _BEST = "*"
 _KEYS: dict[Target, str] = {
     "first": "+ better, − worse than the first row of the table; all marks of a table hold together with "
     "95 % confidence.",
-    "best": "* best of the column, − worse than the best; with 95 % confidence, nothing marked − is truly "
-    "the best of its column.",
+    "best": "* the best of the column, − not the best; all marks of a table hold together with 95 % "
+    "confidence, and a number without a mark may be the best.",
 }
 _UNPAIRED = (
     "† Not compared in pairs, so that small differences go unnoticed: other seed, labels or number of "
@@ -66,10 +66,10 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def as_latex(comparison: Comparison) -> str:
-    """A table environment for each group; the document needs the package booktabs."""
+    """A table environment for each group, without dates; the document needs booktabs and graphicx."""
     notes, tables = " ".join(_notes(comparison)), []
     for group in comparison.groups:
-        headings, *rows = _lines(group, comparison.to, _latex_cell, escape_latex)
+        headings, *rows = _lines(group, comparison.to, _latex_cell, escape_latex, dates=False)
         caption = escape_latex(f"{'. '.join(_titles(group)).removesuffix('.')}. {notes}".strip())
         tables.append(latex_table(caption, headings, rows))
     return "\n\n".join(tables)
@@ -126,9 +126,9 @@ class _Cell:
 def _cell(row: Row, metric: str, group: Group, to: Target) -> _Cell:
     if metric not in row.result.metrics:
         return _Cell("–", "", "")
-    names, half_width = METRICS[metric], row.half_width(metric)
+    names, half_width = METRICS[metric], row.result.half_width(metric)
     compared = row.comparisons.get(metric)
-    is_best = to == "best" and group.targets[metric] is row and len(group.rows) > 1
+    is_best = to == "best" and group.clearly_best(metric) is row
     return _Cell(
         value=names.format_short(row.result.metrics[metric]),
         half_width="" if half_width is None else names.format_half_width(half_width),
@@ -226,11 +226,16 @@ def _aligned(heading: str, cells: Sequence[_Cell]) -> list[str]:
 
 
 def _lines(
-    group: Group, to: Target, render_cell: Callable[[_Cell], str], escape: Callable[[str], str] = str
+    group: Group,
+    to: Target,
+    render_cell: Callable[[_Cell], str],
+    escape: Callable[[str], str] = str,
+    *,
+    dates: bool = True,
 ) -> list[list[str]]:
     """The headings and the cells of every row; escape: of text that is no number."""
     columns = {"name": [_name(row) for row in group.rows]}
-    if any(row.result.date for row in group.rows):
+    if dates and any(row.result.date for row in group.rows):
         columns["date"] = [_date(row) for row in group.rows]
     columns |= _settings(group, group.knobs)
     columns = {escape(heading): list(map(escape, cells)) for heading, cells in columns.items()}
@@ -247,7 +252,7 @@ def _markdown_cell(cell: _Cell) -> str:
 
 def _latex_cell(cell: _Cell) -> str:
     """A number whose mark does not move it."""
-    interval = rf" $\pm$ {cell.half_width}" if cell.half_width else ""
+    interval = rf"\,{{\scriptsize$\pm$\,{cell.half_width}}}" if cell.half_width else ""
     mark = cell.mark.replace("−", "-")
     return f"{cell.value}{interval}" + (rf"\rlap{{$^{{{mark}}}$}}" if mark else "")
 

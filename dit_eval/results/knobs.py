@@ -10,6 +10,7 @@ from typing import Any
 
 from dit_eval.results.comparability import meaning, show_value
 from dit_eval.results.result import Result
+from dit_eval.sampling.options import OPTIONS
 
 # Fields of a plan from the most telling one; `samples` has num and image_size too
 _FIRST, _LAST, _ELSEWHERE = ("model", "cfg", "sampler", "steps"), ("weights",), ("num", "image_size")
@@ -49,9 +50,25 @@ def knobs(result: Result) -> dict[str, str]:
 
 
 def differing(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """The knobs that are not equal in all rows, in the order of `knobs`."""
+    """The knobs that are not equal in all rows, in the order of `knobs`.
+
+    An option that only some samplers have counts if it is not at its default wherever it is.
+    """
     keys = dict.fromkeys(key for row in rows for key in row)
-    return [key for key in keys if len({row.get(key) for row in rows}) > 1]
+    return [key for key in keys if _differs(key, rows)]
+
+
+def _differs(key: str, rows: Sequence[Mapping[str, str]]) -> bool:
+    having = [row for row in rows if key in row]
+    if len({row[key] for row in having}) > 1:
+        return True
+    return len(having) < len(rows) and not all(_is_default(key, row) for row in having)
+
+
+def _is_default(key: str, row: Mapping[str, str]) -> bool:
+    """True for an option of the row's sampler with its default value."""
+    options, name = OPTIONS.get(row.get("plan.sampler", ""), {}), key.removeprefix("plan.")
+    return name in options and row[key] == format_knob(key, options[name])
 
 
 def knob_title(key: str) -> str:

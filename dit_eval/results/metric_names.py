@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ class MetricName:
     """Names and print format of one metric.
 
     label: its name; column: its name where space is short, as in the papers' tables; digits, column_digits:
-    digits after the decimal point in the two cases; parent: the headline metric that this one is shown below.
+    digits after the decimal point in the two cases; parent: the headline metric that this one is shown below;
+    bounds: of the values that it can take.
     """
 
     label: str
@@ -20,6 +22,7 @@ class MetricName:
     digits: int = 4
     column_digits: int = 2
     parent: str = ""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def title(self) -> str:
@@ -45,21 +48,25 @@ class MetricName:
         return "↓" if self.lower_is_better else "↑"
 
 
-METRICS = {
-    "fid": MetricName(label="FID", column="FID", lower_is_better=True),
+_POSITIVE, SHARE = (0.0, math.inf), (0.0, 1.0)
+
+METRICS = {  # the estimators of KID and FID∞ are corrected for their bias and may be negative
+    "fid": MetricName(label="FID", column="FID", lower_is_better=True, bounds=_POSITIVE),
     "fid_infinity": MetricName(label="FID∞", lower_is_better=True, parent="fid"),
-    "sfid": MetricName(label="sFID", column="sFID", lower_is_better=True),
-    "inception_score": MetricName(label="Inception score", column="IS"),
-    "inception_score_order_free": MetricName(label="order-free", parent="inception_score"),
-    "precision": MetricName(label="Precision", column="Prec."),
-    "precision_float16": MetricName(label="ADM's float16", parent="precision"),
-    "recall": MetricName(label="Recall", column="Rec."),
-    "recall_float16": MetricName(label="ADM's float16", parent="recall"),
+    "sfid": MetricName(label="sFID", column="sFID", lower_is_better=True, bounds=_POSITIVE),
+    "inception_score": MetricName(label="Inception score", column="IS", bounds=(1.0, math.inf)),
+    "inception_score_order_free": MetricName(
+        label="order-free", parent="inception_score", bounds=(1.0, math.inf)
+    ),
+    "precision": MetricName(label="Precision", column="Prec.", bounds=SHARE),
+    "precision_float16": MetricName(label="ADM's float16", parent="precision", bounds=SHARE),
+    "recall": MetricName(label="Recall", column="Rec.", bounds=SHARE),
+    "recall_float16": MetricName(label="ADM's float16", parent="recall", bounds=SHARE),
     "kid": MetricName(label="KID", column="KID", lower_is_better=True, digits=6, column_digits=5),
     "kid_subsets": MetricName(label="mean of subsets", parent="kid", digits=6),
-    "density": MetricName(label="Density", column="Dens."),
-    "coverage": MetricName(label="Coverage", column="Cov."),
-    "mind": MetricName(label="MIND", column="MIND", lower_is_better=True),
+    "density": MetricName(label="Density", column="Dens.", bounds=_POSITIVE),
+    "coverage": MetricName(label="Coverage", column="Cov.", bounds=SHARE),
+    "mind": MetricName(label="MIND", column="MIND", lower_is_better=True, bounds=_POSITIVE),
 }
 ADM = ("fid", "sfid", "inception_score", "precision", "recall")  # what ADM's evaluator prints
 HEADLINE = tuple(name for name, metric in METRICS.items() if not metric.parent)
@@ -69,3 +76,8 @@ def columns(measured: Iterable[Collection[str]]) -> tuple[str, ...]:
     """The columns of a table of results: ADM's five metrics, and others that a result has."""
     present = {name for names in measured for name in names}
     return tuple(name for name in HEADLINE if name in ADM or name in present)
+
+
+def bounds(metric: str) -> tuple[float, float]:
+    """The values that a metric can take; any for one without an entry."""
+    return METRICS[metric].bounds if metric in METRICS else (-math.inf, math.inf)

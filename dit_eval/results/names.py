@@ -51,6 +51,30 @@ def series_names(bases: Sequence[str], results: Sequence[Result], within: Collec
     return _distinguish([(base, ()) for base in bases], facts)
 
 
+def labels_by_name(results: Sequence[Result]) -> dict[str, str | None]:
+    """The label that the user gave each result, by its distinct name."""
+    return dict(zip(distinct_names(results), (result.label for result in results), strict=True))
+
+
+def curve_names(
+    results: Sequence[Result], labels: Sequence[str | None], within: Collection[str]
+) -> list[str]:
+    """`series_names` with the label that all results of a curve share, or else with the model.
+
+    results: made by `dit-eval sample`; labels: those that the user gave them.
+    """
+    models = [result.samples["plan"]["model"] for result in results]
+    curves = series_names(models, results, within)
+    labels_of: dict[str, set[str | None]] = {}
+    for curve, label in zip(curves, labels, strict=True):
+        labels_of.setdefault(curve, set()).add(label)
+    bases = [
+        label if label and len(labels_of[curve]) == 1 else model
+        for curve, label, model in zip(curves, labels, models, strict=True)
+    ]
+    return series_names(bases, results, within)
+
+
 def _base(result: Result, path: str) -> tuple[str, tuple[str, ...]]:
     """What a result is called first, and the knobs that always follow."""
     plan = result.samples.get("plan")

@@ -39,9 +39,9 @@ def short_name(result: Result) -> str:
 def _cell(result: Result, name: str) -> str:
     if name not in result.metrics:
         return "absent"
-    digits, ends = METRICS[name].digits, result.intervals.get(name)
-    half_width = f"\n± {(ends['high'] - ends['low']) / 2:.{digits}f}" if ends else ""
-    return f"{result.metrics[name]:z.{digits}f}{half_width}"
+    digits, half_width = METRICS[name].digits, result.half_width(name)
+    interval = "" if half_width is None else f"\n± {half_width:.{digits}f}"
+    return f"{result.metrics[name]:z.{digits}f}{interval}"
 
 
 def _reasons(results: Sequence[Result]) -> Iterator[str]:

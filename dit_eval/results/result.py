@@ -19,9 +19,10 @@ from rich.table import Table
 
 from dit_eval.errors import ResultError
 from dit_eval.io.files import write_text
+from dit_eval.metrics.intervals import normal_quantile
 from dit_eval.report.terminal import render_text
 from dit_eval.results.influence import decode_influence, encode_influence
-from dit_eval.results.metric_names import HEADLINE, METRICS, MetricName
+from dit_eval.results.metric_names import HEADLINE, METRICS, SHARE, MetricName, bounds
 from dit_eval.results.protocol_record import upgraded_protocol
 from dit_eval.results.result_schema import require_schema
 
@@ -117,8 +118,8 @@ class Result:
         scalars = {}
         for name, value in self.metrics.items():
             scalars[prefix + name] = value
-            if ends := self.intervals.get(name):
-                scalars[f"{prefix}{name}_half_width"] = (ends["high"] - ends["low"]) / 2
+            if (half_width := self.half_width(name)) is not None:
+                scalars[f"{prefix}{name}_half_width"] = half_width
         return scalars
 
     @property
@@ -132,6 +133,18 @@ class Result:
         cfg = plan.get("cfg")  # none for models that sample images by themselves
         return plan["model"] if cfg is None else f"{plan['model']} (cfg={cfg:.2f})"
 
+    def half_width(self, metric: str) -> float | None:
+        """Half of the 95 % interval, before its ends are cut to the metric's bounds; None without one.
+
+        The score interval of a share needs no cut, and is not symmetric.
+        """
+        ends = self.intervals.get(metric)
+        if ends is None:
+            return None
+        if bounds(metric) == SHARE:
+            return (ends["high"] - ends["low"]) / 2
+        return normal_quantile() * ends["se"]
+
     def __getitem__(self, metric: str) -> float:
         """The value of a metric. Raises KeyError, with the reason, for a missing one."""
         if metric not in self.metrics:
@@ -143,9 +156,9 @@ class Result:
         """The name, the headline metrics with half of their intervals, and the number of images."""
         numbers = []
         for name in filter(self.metrics.__contains__, HEADLINE):
-            metric, ends = METRICS[name], self.intervals.get(name)
-            half_width = f" ± {metric.format_half_width((ends['high'] - ends['low']) / 2)}" if ends else ""
-            numbers.append(f"{metric.column} {metric.format_short(self.metrics[name])}{half_width}")
+            metric, half_width = METRICS[name], self.half_width(name)
+            interval = "" if half_width is None else f" ± {metric.format_half_width(half_width)}"
+            numbers.append(f"{metric.column} {metric.format_short(self.metrics[name])}{interval}")
         return f"Result({', '.join([repr(self.name), *numbers])}, n={self.samples['n']:,})"
 
     def _repr_html_(self) -> str:
@@ -186,14 +199,14 @@ class Result:
                 value, explanation = "absent", self.missing[name]
             else:
                 continue
-            yield metric, [value, *self._half_width(name), explanation]
+            yield metric, [value, *self._interval_cell(name), explanation]
 
-    def _half_width(self, name: str) -> list[str]:
+    def _interval_cell(self, name: str) -> list[str]:
         """The cell of the interval column, if there is such a column."""
         if not self.intervals:
             return []
-        ends = self.intervals.get(name)
-        return [f"{(ends['high'] - ends['low']) / 2:.{METRICS[name].digits}f}" if ends else ""]
+        half_width = self.half_width(name)
+        return ["" if half_width is None else f"{half_width:.{METRICS[name].digits}f}"]
 
     def _metadata(self) -> Table:
         grid = Table.grid(padding=(0, 2))

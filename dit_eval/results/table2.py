@@ -188,6 +188,8 @@ def _row(result: Result, paper: Published | None) -> Row:
         name=result.name,
         n=result.samples["n"],
         metrics=result.metrics,
-        half_widths={name: (ends["high"] - ends["low"]) / 2 for name, ends in result.intervals.items()},
+        half_widths={
+            name: width for name in result.intervals if (width := result.half_width(name)) is not None
+        },
         paper=paper,
     )

@@ -12,7 +12,7 @@ from dit_eval.results.metric_names import METRICS, MetricName
 from dit_eval.results.result import Result
 from dit_eval.results.sampling_cost import gflops_per_image
 from dit_eval.search.race import Round
-from dit_eval.search.settings import Values
+from dit_eval.search.settings import Values, describe
 
 Verdict = Literal["winner", "tied", "dropped"]
 
@@ -57,7 +57,7 @@ class Candidate:
         return gflops_per_image(self.result)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Sweep:
     """The outcome of a search.
 
@@ -71,6 +71,14 @@ class Sweep:
     candidates: Sequence[Candidate]
     fresh: Result
     optimism: MetricComparison
+
+    def __repr__(self) -> str:
+        """The number to report, its settings, and how many were tried."""
+        from dit_eval.search.summary import with_interval  # imports this module
+
+        n, number = self.fresh.samples["n"], with_interval(self.fresh, self.search["metric"], self.metric)
+        candidates = f"best of {len(self.candidates)} settings"
+        return f"Sweep({self.metric.label} {number} of {describe(self.winner.values)}, {candidates}, n={n:,})"
 
     @property
     def metric(self) -> MetricName:

@@ -36,7 +36,7 @@ def as_text(sweep: Sweep, width: int = 80) -> str:
         _KEY,
         f"{_cost(sweep)}, and {fresh} of the winner.",
         "",
-        f"To report: {metric.label} {_with_interval(sweep.fresh, search['metric'], metric)} of "
+        f"To report: {metric.label} {with_interval(sweep.fresh, search['metric'], metric)} of "
         f"{describe(sweep.winner.values)} on {fresh}. {_optimism(sweep)}",
         "",
         as_paragraph(sweep),
@@ -69,9 +69,9 @@ def as_paragraph(sweep: Sweep) -> str:
         f"were dropped, with 95 % confidence for all {max(race.comparisons for race in sweep.races):,} "
         f"comparisons together (paired differences, Bonferroni). {ended}The search took {sweep.images:,} "
         f"images instead of {sweep.grid_images:,} for the full grid. The best setting is "
-        f"{describe(winner.values)}, with {metric.label} {_with_interval(winner.result, name, metric)} on "
+        f"{describe(winner.values)}, with {metric.label} {with_interval(winner.result, name, metric)} on "
         f"{winner.n:,} images of the search; {_ties(sweep)}. On {sweep.fresh.samples['n']:,} fresh images "
-        f"(random seed {fresh_seed}) it has {metric.label} {_with_interval(sweep.fresh, name, metric)} (95 % "
+        f"(random seed {fresh_seed}) it has {metric.label} {with_interval(sweep.fresh, name, metric)} (95 % "
         "interval), which we report."
     )
 
@@ -109,10 +109,12 @@ def _optimism(sweep: Sweep) -> str:
     )
 
 
-def _with_interval(result: Result, name: str, metric: MetricName) -> str:
+def with_interval(result: Result, name: str, metric: MetricName) -> str:
+    """The value of a metric and half of its 95 % interval."""
     return f"{metric.format_short(result.metrics[name])} ± {_half_width(result, name, metric)}"
 
 
 def _half_width(result: Result, name: str, metric: MetricName) -> str:
-    ends = result.intervals[name]
-    return metric.format_half_width((ends["high"] - ends["low"]) / 2)
+    half_width = result.half_width(name)
+    assert half_width is not None  # every metric of a search has an interval
+    return metric.format_half_width(half_width)

@@ -84,20 +84,20 @@ def test_the_same_again_is_green(draw: Callable[..., Path], baseline: Path) -> N
 def test_guidance_on_four_channels_is_refused(draw: Callable[..., Path], baseline: Path) -> None:
     other = draw("four", cfg_channels="all")
     assert (images(other) != images(draw("baseline"))).any()
-    assert_refused(check(measured(other), baseline), "plan.cfg_channels (3 there, all here)")
+    assert_refused(check(measured(other), baseline), "guided channels (3 there, all here)")
 
 
 def test_another_vae_is_refused(draw: Callable[..., Path], baseline: Path, vaes: list[Path]) -> None:
     other = draw("vae", vae=vaes[1])
     digests = [assets.sha256(vae / "diffusion_pytorch_model.safetensors")[:12] for vae in vaes]
-    expected = "plan.decoder (vae {}… there, vae {}… here)".format(*digests)
+    expected = "decoder (vae {}… there, vae {}… here)".format(*digests)
     assert_refused(check(measured(other), baseline), expected)
 
 
 def test_fewer_images_are_refused(draw: Callable[..., Path], baseline: Path) -> None:
     """FID-10K is not FID-50K: an image of the batch is the same, the number is another."""
     other = draw("few", num=NUM // 2, batch_size=NUM // 2)
-    assert_refused(check(measured(other), baseline), f"samples.n ({NUM} there, {NUM // 2} here)")
+    assert_refused(check(measured(other), baseline), f"number of images ({NUM} there, {NUM // 2} here)")
 
 
 def test_a_sorted_file_of_labels_is_refused(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_sorted_file_of_labels_is_refused(tmp_path: Path) -> None:
     np.testing.assert_array_equal(members(ordered)["arr_1"].read(), labels)
     digest = assets.sha256(tmp_path / "labels.txt")[:12]
     assert_refused(
-        check(measured(ordered), measured(uniform)), f"plan.labels (uniform there, file {digest}… here)"
+        check(measured(ordered), measured(uniform)), f"labels (uniform there, file {digest}… here)"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import statistics
 import subprocess
@@ -126,11 +127,16 @@ def test_a_mistyped_file_or_name_is_answered_at_once(arguments: str, tmp_path: P
     ("words", "expected"),
     [
         ("sample --model sit", ["sit-xl-2-256"]),
-        ("flops count --model SiT", ["SiT-XL/2"]),
+        ("flops count --model SiT-L", ["SiT-L/8", "SiT-L/4", "SiT-L/2"]),
+        ("sample --model dig", ["digits", "digits-sit"]),
+        ("sample --model DiT-S", ["DiT-S/8", "DiT-S/4", "DiT-S/2"]),
+        ("reproduce table2 --model DiT", []),
         ("reproduce table2 --model digits", ["digits", "digits-sit"]),
-        ("sample --ckpt digits-s", ["file", "digits-sit"]),
-        ("fid batch.npz imagenet-6", ["file", "imagenet-64"]),
-        ("doctor batch.npz dig", ["file", "digits"]),
+        ("sample --ckpt digits", ["digits", "digits-sit"]),
+        ("sample --ckpt sd", ["file"]),
+        ("fid batch.npz imagenet-6", ["imagenet-64"]),
+        ("fid batch.npz ref", ["file"]),
+        ("doctor batch.npz dig", ["digits"]),
         ("fid --protocol c", ["clean"]),
         ("check result.json --published dit-xl-2-g-1.2", ["dit-xl-2-g-1.25"]),
         ("models fetch sd-vae-ft-e", ["sd-vae-ft-ema"]),
@@ -142,6 +148,28 @@ def test_a_shell_completes_names(words: str, expected: list[str]) -> None:
     complete = ShellComplete(cli.main, {}, "dit-eval", "_DIT_EVAL_COMPLETE")
     items = complete.get_completions(arguments, incomplete)
     assert ["file" if item.type == "file" else item.value for item in items] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        ("fid {here} imagenet256", "imagenet-256"),
+        ("fid {batch} {batch} --protocol dinov3", "dinov2"),
+        ("fid {here} {here} --metric fid_infinit", "fid_infinity"),
+        ("sample --ckpt dit-xl-2-265", "dit-xl-2-256"),
+        ("ref fetch Digit", "digits"),
+        ("models fetch sd-vae-ft-ena", "sd-vae-ft-ema"),
+        ("check {here} --published dit-xl-2-g1.5", "dit-xl-2-g-1.50"),
+        ("check {here} --baseline {here} --tolerance fdi=1", "fid"),
+        ("sweep --against digits --vary cfg=1 --metric fidd", "fid"),
+    ],
+)
+def test_a_mistyped_name_is_answered_with_the_nearest_ones(arguments: str, near: str, tmp_path: Path) -> None:
+    here, batch = handmade(error=0.1).save(tmp_path / "here.json"), tmp_path / "batch.npz"
+    np.savez(batch, np.zeros((8, 8, 8, 3), np.uint8))
+    refused = dit_eval(*arguments.format(here=here, batch=batch).split())
+    assert_one_sentence(refused)
+    assert re.search(rf"Did you mean [^?]*\b{near}\b[^?]*\?", refused.stderr), refused.stderr
 
 
 def test_completion_is_set_up_by_the_variable_of_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,9 @@ def test_demo_prints_the_table_and_writes_pictures_and_the_report(tmp_path: Path
         assert (tmp_path / "demo" / model / f"cfg-{cfg}.png").is_file()
     assert (tmp_path / "demo" / "report.html").is_file()
     assert "reproduce table2 --out" in shown.stdout
+    (warning,) = (line for line in shown.stderr.splitlines() if "50 samples for" in line)
+    assert warning.startswith("Warning: ")
+    assert "the covariance is rank-deficient" in warning
 
     assert dit_eval(*arguments).stdout == shown.stdout
 
@@ -103,4 +106,4 @@ def test_a_protocol_that_does_not_fit_the_reference_is_a_sentence() -> None:
     assert fid.stderr.startswith("Error: unknown protocol 'none'")
     unknown = dit_eval("sample", "--model", "digit")
     assert_one_sentence(unknown)
-    assert "there is no model 'digit'" in unknown.stderr
+    assert "Did you mean digits or digits-sit?" in unknown.stderr

@@ -85,7 +85,7 @@ def test_the_clean_protocol_is_another_number_that_a_check_refuses_to_compare(
     assert len({result["metrics"]["fid"] for result in results}) == 2
     refused = dit_eval("check", clean, "--baseline", adm)
     assert_one_sentence(refused)
-    assert "protocol.resize (tf1-bilinear there, clean-fid-bicubic here)" in refused.stderr
+    assert "resize (tf1-bilinear there, clean-fid-bicubic here)" in refused.stderr
 
 
 @pytest.mark.parametrize("name", ["samples.npz", "ref.npz"])

@@ -161,6 +161,13 @@ def test_check_takes_results_and_files_alike(tmp_path: Path) -> None:
     ]
     assert [outcome.named("better") for outcome in outcomes] == [["fid"]] * 4
     assert (outcomes[1].result, outcomes[1].baseline) == (result.name, str(files[1]))
+    name = "'dit-xl-2-256 (cfg=1.00)'"
+    assert repr(outcomes[0]) == f"Check({name} against {name}, passed, n=50,000)"
+    limited = dit_eval.check(baseline, result, max_gflops=100)
+    assert repr(limited) == f"Check({name} against {name}, failed: fid, gflops, n=50,000)"
+    assert repr(dit_eval.compare(result, baseline, to="best")) == "Comparison(2 results, to='best')"
+    few = replace(result, samples={**result.samples, "n": 7})
+    assert repr(dit_eval.compare(result, baseline, few)) == "Comparison(3 results in 2 groups, to='first')"
     with pytest.raises(ResultError, match=r"dit-xl-2-256 \(cfg=1.00\) and .* do not measure the same thing"):
         dit_eval.check(replace(result, samples={**result.samples, "n": 7}), files[1])
 

@@ -95,7 +95,7 @@ def test_everything_is_made_once_what_is_there_is_kept_and_other_settings_are_re
 def test_an_unknown_model_or_one_without_a_reference_is_one_sentence(
     golden_inception: Path, registry: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="there is no model 'XL/3'"):
+    with pytest.raises(UsageError, match="unknown model 'XL/3'"):
         reproduce(tmp_path / "out", golden_inception, "--model", "XL/3")
     manifest = registry / "models" / "manifest.toml"
     text = manifest.read_text("utf-8")

@@ -128,14 +128,14 @@ def test_pairs_see_what_two_separate_intervals_cannot(tmp_path: Path) -> None:
     [
         ({"protocol": PROTOCOL | {"name": "clean", "resize": "clean-fid-bicubic"}}, "resize"),
         ({"protocol": PROTOCOL | {"weights": {"sha256": "0", "official": False}}}, "weights"),
-        ({"samples": SAMPLES | {"plan": PLAN, "n": 10_000}}, "samples.n"),
-        ({"samples": SAMPLES | {"plan": PLAN, "size": [512, 512]}}, "samples.size"),
-        ({"samples": SAMPLES | {"plan": PLAN | {"cfg_channels": "all"}}}, "plan.cfg_channels"),
-        ({"samples": SAMPLES | {"plan": PLAN | {"cfg": 4.0}}}, "plan.cfg"),
-        ({"samples": SAMPLES | {"plan": PLAN | {"decoder": "mse " + "f" * 64}}}, "plan.decoder"),
-        ({"samples": SAMPLES | {"plan": PLAN | {"rounding": "⌊127.5 (x + 1)⌋ in 0 … 255"}}}, "plan.rounding"),
-        ({"samples": SAMPLES | {"plan": PLAN | {"labels": "balanced"}}}, "plan.labels"),
-        ({"reference": {"path": "imagenet-256", "statistics_sha256": "0"}}, "reference.statistics"),
+        ({"samples": SAMPLES | {"plan": PLAN, "n": 10_000}}, "number of images"),
+        ({"samples": SAMPLES | {"plan": PLAN, "size": [512, 512]}}, "size of the images"),
+        ({"samples": SAMPLES | {"plan": PLAN | {"cfg_channels": "all"}}}, "guided channels"),
+        ({"samples": SAMPLES | {"plan": PLAN | {"cfg": 4.0}}}, "guidance scale"),
+        ({"samples": SAMPLES | {"plan": PLAN | {"decoder": "mse " + "f" * 64}}}, "decoder"),
+        ({"samples": SAMPLES | {"plan": PLAN | {"rounding": "⌊127.5 (x + 1)⌋ in 0 … 255"}}}, "rounding"),
+        ({"samples": SAMPLES | {"plan": PLAN | {"labels": "balanced"}}}, "labels"),
+        ({"reference": {"path": "imagenet-256", "statistics_sha256": "0"}}, "statistics of the reference"),
     ],
     ids=["resize", "network", "10K", "size", "channels", "cfg", "VAE", "rounding", "labels", "reference"],
 )
@@ -161,7 +161,7 @@ def test_a_result_from_before_rounding_was_recorded_is_not_taken_for_one_of_the_
     plan = {key: value for key, value in PLAN.items() if key != "rounding"}
     older = replace(result(), samples=SAMPLES | {"plan": plan})
     (difference,) = differences(result(), older)
-    assert difference == "plan.rounding (not recorded there, ⌊127.5 x + 128⌋ in 0 … 255 here)"
+    assert difference == "rounding (not recorded there, ⌊127.5 x + 128⌋ in 0 … 255 here)"
 
 
 def test_a_sorted_file_is_worse(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_sorted_file_is_worse(tmp_path: Path) -> None:
 def test_a_published_row_stands_for_50_000_images_of_its_size(tmp_path: Path) -> None:
     row = {"fid": 2.27, "sfid": 4.60, "inception_score": 278.24, "precision": 0.83, "recall": 0.57}
     path = written(tmp_path / "a.json", result(row))
-    with pytest.raises(ResultError, match=r"samples.n \(50000 there, 2000 here\)"):
+    with pytest.raises(ResultError, match=r"number of images \(50000 there, 2000 here\)"):
         check(path, published="dit-xl-2-g-1.50")
     many = result(row)
     path = written(tmp_path / "a.json", replace(many, samples=dict(many.samples) | {"n": 50_000}))

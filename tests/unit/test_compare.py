@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,10 +22,12 @@ import dit_eval
 from dit_eval.cli import main
 from dit_eval.errors import ResultError, UsageError
 from dit_eval.report.history import draw_history
+from dit_eval.results.check import check
 from dit_eval.results.compare import compare
 from dit_eval.results.compare_formats import render
 from dit_eval.results.metric_names import ADM, HEADLINE, METRICS
 from dit_eval.results.result import Result
+from dit_eval.sampling.options import OPTIONS
 from tests.handmade import handmade
 
 GOLDEN = Path(__file__).resolve().parents[1] / "fixtures" / "compare.txt"
@@ -88,10 +91,43 @@ def test_the_table_is_the_recorded_one() -> None:
 
 def test_settings_are_shown_if_they_differ_and_only_then() -> None:
     first, second = compare(*examples()).groups
-    assert first.knobs == ("plan.model", "plan.cfg", "plan.sampler", "plan.steps", "plan.seed", "plan.eta")
+    assert first.knobs == ("plan.model", "plan.cfg", "plan.sampler", "plan.steps", "plan.seed")
     assert second.knobs == ()
     same = compare(sampled("a"), sampled("b"))
     assert same.groups[0].knobs == ()
+
+
+def test_options_that_one_sampler_lacks_are_shown_unless_they_are_its_defaults() -> None:
+    dit = sampled("dit", model="digits", plan={"sampler": "ddpm"})
+
+    def sit(label: str, **options: Any) -> Result:
+        return sampled(label, model="digits-sit", plan={"sampler": "sde", **OPTIONS["sde"], **options})
+
+    assert compare(dit, sit("sit")).groups[0].knobs == ("plan.model", "plan.sampler")
+    changed = compare(dit, sit("sit", last_step="tweedie")).groups[0]
+    assert changed.knobs == ("plan.model", "plan.sampler", "plan.last_step")
+    both = compare(dit, sit("sit"), sit("heun", solver="heun")).groups[0]
+    assert both.knobs == ("plan.model", "plan.sampler", "plan.solver")
+    assert [row.knobs.get("plan.solver") for row in both.rows] == [None, "euler", "heun"]
+
+
+def test_reasons_are_in_words() -> None:
+    def against(images: str | None, weights: str, **plan: Any) -> Result:
+        result = sampled("x", plan=plan)
+        return replace(
+            result,
+            reference={**result.reference, "digest": images},
+            protocol={**result.protocol, "weights": {"sha256": weights * 64, "official": False}},
+        )
+
+    (_, group) = compare(
+        against(None, "c", cfg_times=None), against("d" * 64, "e", cfg_times="[0,0.7]")
+    ).groups
+    assert group.reasons == (
+        f"weights of the feature network ({'c' * 12}… there, {'e' * 12}… here)",
+        f"images of the reference (none there, {'d' * 12}… here)",
+        "guidance interval in the network's time (none there, [0,0.7] here)",
+    )
 
 
 def test_weights_are_shown_unless_model_and_step_tell_them_apart() -> None:
@@ -109,9 +145,9 @@ def test_results_that_check_would_refuse_are_in_groups_of_their_own_with_the_rea
     first, second = compare(*examples()).groups
     assert (len(first.rows), len(second.rows)) == (5, 1)
     assert first.reasons == ()
-    assert second.reasons == ("samples.n (400 there, 40 here)",)
+    assert second.reasons == ("number of images (400 there, 40 here)",)
     text = " ".join(compare(*examples()).table().split())
-    assert "Not comparable with the first table: samples.n (400 there, 40 here)." in text
+    assert "Not comparable with the first table: number of images (400 there, 40 here)." in text
 
 
 def test_pairs_see_what_separate_intervals_cannot() -> None:
@@ -140,7 +176,11 @@ def test_the_best_value_of_each_column_is_the_target() -> None:
     found = marks(comparison)
     assert [row.get("fid") for row in found] == ["worse", "worse", None]
     assert [row.get("recall") for row in found] == [None, "worse", "undecided"]
-    assert "3.00*" in comparison.table()
+    text = comparison.table()
+    assert "3.00*" in text  # surely
+    assert text.count("*") == 2  # and in the legend: of equal numbers none is the best
+    assert group.clearly_best("fid") is group.rows[2]
+    assert group.clearly_best("precision") is None
 
 
 def test_all_marks_of_a_table_of_equal_models_are_absent_in_95_percent() -> None:
@@ -166,6 +206,21 @@ def test_a_metric_without_an_interval_is_shown_and_not_compared() -> None:
     comparison = compare(sampled("a"), sampled("b", error=None, fid=1.0))
     assert marks(comparison)[1] == {}
     assert "1.00" in comparison.table()
+
+
+def test_cut_ends_of_intervals_change_neither_half_widths_nor_decisions() -> None:
+    whole = [sampled("a", error=20.0), sampled("b", fid=4.0, error=20.0, influence=noise(1))]
+    cut = [
+        replace(
+            result,
+            intervals={n: {**ends, "low": max(0, ends["low"])} for n, ends in result.intervals.items()},
+        )
+        for result in whole
+    ]
+    assert cut[0].intervals["fid"]["low"] == 0 > whole[0].intervals["fid"]["low"]
+    assert marks(compare(*cut)) == marks(compare(*whole))
+    assert [result.half_width("fid") for result in cut] == pytest.approx([20.0, 20.0])
+    assert check(*cut).comparisons == check(*whole).comparisons
 
 
 def test_rows_are_in_order_of_their_training_steps() -> None:
@@ -206,11 +261,33 @@ def test_a_folder_stands_for_its_results_and_names_what_it_leaves_out(tmp_path: 
         compare(tmp_path / "empty")
 
 
+def test_of_a_search_the_results_of_the_last_round_and_the_fresh_ones_are_compared(tmp_path: Path) -> None:
+    def save(name: str, n: int) -> None:
+        result = sampled(name)
+        replace(result, samples={**result.samples, "n": n}).save(tmp_path / "results" / f"{name}-n{n}.json")
+
+    (tmp_path / "results").mkdir()
+    for name, n in (("a", 100), ("b", 100), ("c", 100), ("a", 400), ("b", 400), ("fresh-a", 400)):
+        save(name, n)
+    state = {"races": [{"rounds": [{"n": 100}, {"n": 400}]}], "search": {}}
+    (tmp_path / "sweep.json").write_text(json.dumps(state))
+    for folder in (tmp_path, tmp_path / "results"):
+        found = compare(folder)
+        assert [[row.name for row in group.rows] for group in found.groups] == [["a", "b", "fresh-a"]]
+        (warning,) = found.warnings
+        assert re.match(r"Left out: 3 results of the search in .*, of fewer images than its last", warning)
+    (tmp_path / "sweep.json").write_text('{"races": 3}')
+    assert len(compare(tmp_path).groups) == 2
+    assert "sweep.json: not a result" in compare(tmp_path).warnings[0]
+
+
 def test_json_and_csv_hold_exact_numbers() -> None:
     comparison = compare(*examples())
     content = json.loads(comparison.to_json())
     assert comparison.to_json() == render(comparison, "json")
-    assert content["groups"][1]["not_comparable_with_the_first_group"] == ["samples.n (400 there, 40 here)"]
+    assert content["groups"][1]["not_comparable_with_the_first_group"] == [
+        "number of images (400 there, 40 here)"
+    ]
     row = content["groups"][0]["rows"][1]
     assert row["label"] == "fewer steps"
     assert row["knobs"]["plan.steps"] == "50"
@@ -236,7 +313,9 @@ def test_markdown_rows_have_as_many_cells_as_their_head() -> None:
 def test_latex_has_balanced_braces_equal_columns_and_escaped_text() -> None:
     label = r"50% of $x$ & y_1 #2 {z} \n ~^ <t>"
     text = render(compare(sampled(label), *examples()), "latex")
-    bare = re.sub(r"\\[\\{}$&#%_]", "", text)
+    scaled = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"
+    assert text.count(scaled) == 2
+    bare = re.sub(r"\\[\\{}$&#%_]", "", text.replace(scaled, "{"))
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0
     assert not re.search(r"[#%_~^<>]", bare.replace("$^{", ""))
@@ -249,6 +328,26 @@ def test_latex_has_balanced_braces_equal_columns_and_escaped_text() -> None:
         rows = [row for row in body.splitlines() if row.endswith(r"\\")]
         assert {row.replace(r"\&", "").count("&") + 1 for row in rows} == {len(columns)}
     assert r"50\% of \$x\$ \& y\_1 \#2 \{z\} \textbackslash{}n" in text
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_of_20_results_and_of_special_characters_compiles_and_fits_the_page(tmp_path: Path) -> None:
+    many = [
+        sampled(None, model=f"model-{i % 4}", cfg=1 + i // 4 / 4, fid=9 + i, plan={"steps": f"{i % 4}"})
+        for i in range(20)
+    ]
+    labels = (r"50% of $x$ & y_1 #2 {z} \n ~^ <t> |a|", "naïve “α → β” FID∞ ≤ ω × ⌊x⌋ ± σ …")
+    tables = [
+        render(compare(*many, to="best"), "latex"),
+        render(compare(*map(sampled, labels), *examples()), "latex"),
+    ]
+    document = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+    (tmp_path / "t.tex").write_text("\n".join([document, *tables, r"\end{document}"]), "utf-8")
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "t.tex"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True)
+    assert run.returncode == 0, run.stdout.decode(errors="replace")
+    assert b"Overfull" not in run.stdout
+    assert (tmp_path / "t.pdf").is_file()
 
 
 def test_a_long_label_and_many_settings_fit_80_columns() -> None:

@@ -16,6 +16,7 @@ from dit_eval.cli import main
 from dit_eval.diagnostics.doctor import Problem, colour_shifts, diagnose
 from dit_eval.diagnostics.pixel_stats import scan_pixels
 from dit_eval.diagnostics.recorded.images import build
+from dit_eval.errors import BatchError
 from dit_eval.evaluation.extraction import load_extraction
 from dit_eval.evaluation.pipeline import make_reference
 from dit_eval.evaluation.references import open_reference
@@ -237,6 +238,24 @@ def test_the_command_measures_by_the_protocol_of_its_reference(digits: Arrays, t
     run = CliRunner().invoke(main, ["doctor", str(tmp_path / "batch.npz"), "digits", "--device", "cpu"])
     assert run.exit_code == 0, run.output
     assert "sorted by class, according to its predicted classes" in run.output
+
+
+def test_images_are_read_as_fid_reads_them(digits: Arrays, tmp_path: Path) -> None:
+    np.savez(tmp_path / "batch.npz", images=copy_some(digits)["arr_0"])
+    np.savez(tmp_path / "floats.npz", images=halve(digits)["arr_0"])
+    (tmp_path / "photos").mkdir()
+    for i, width in enumerate((8, 9, 12)):
+        Image.fromarray(digits["arr_0"][i].repeat(2, 1)[:, :width]).save(tmp_path / "photos" / f"{i}.png")
+    arguments = ["--pixels-only", "--key", "images"]
+    run = CliRunner().invoke(main, ["doctor", str(tmp_path / "batch.npz"), *arguments])
+    assert run.output.startswith("error: duplicates: 9 of 1,797")
+    run = CliRunner().invoke(main, ["doctor", str(tmp_path / "floats.npz"), *arguments])
+    assert run.output.startswith("error: floats: images is float32")
+    assert "astype(np.uint8) for x in -1…1" in run.output
+    photos = ["doctor", str(tmp_path / "photos"), "--pixels-only"]
+    assert isinstance(CliRunner().invoke(main, photos).exception, BatchError)
+    run = CliRunner().invoke(main, [*photos, "--image-size", "8"])
+    assert run.exit_code == 0, run.output
 
 
 def test_the_command_says_what_how_bad_and_what_to_do_and_exits_1(digits: Arrays, tmp_path: Path) -> None:

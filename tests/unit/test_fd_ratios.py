@@ -67,5 +67,5 @@ def test_missing_statistics_and_unknown_spaces_are_one_sentence(folder: Path) ->
     ran = run_command("fdr6", folder / "batch.npz", "--train", folder / "train", "--device", "cpu")
     assert_one_sentence(ran)
     assert "lacks fdr-mae.npz. Make each with `dit-eval ref make" in ran.stderr
-    with pytest.raises(UsageError, match="unknown space vgg"):
+    with pytest.raises(UsageError, match="unknown space 'vgg'"):
         frechet_ratios(folder / "batch.npz", folder / "train", trained_on=["vgg"])

@@ -165,7 +165,7 @@ def test_the_public_name_counts_a_model_of_ones_own():
 @pytest.mark.parametrize(
     ("facts", "sentence"),
     [
-        ({"model": "XL/3"}, "did you mean"),
+        ({"model": "XL/3"}, "Did you mean"),
         ({"model": "S/8", "image_size": 250}, "multiple of 8"),
         ({"model": "S/8", "image_size": 40}, "cannot be cut into patches"),
         ({"model": "S/8", "block": "film"}, "the blocks are"),

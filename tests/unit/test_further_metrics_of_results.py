@@ -21,7 +21,7 @@ from dit_eval.features.network import Activations, read_weights
 from dit_eval.metrics.density_coverage import density_coverage
 from dit_eval.metrics.kid import kernel_distance, subset_kernel_distances
 from dit_eval.metrics.mind import monge_distance
-from dit_eval.results.metric_names import ADM
+from dit_eval.results.metric_names import ADM, bounds
 from dit_eval.results.result import Result
 from tests.command import dit_eval as run_command
 
@@ -52,6 +52,9 @@ def test_metrics_of_a_result_are_those_of_its_features(tmp_path: Path) -> None:
     assert result.metrics["mind"] == pytest.approx(monge_distance(*sides).value, rel=1e-6)
     assert (result.metrics["density"], result.metrics["coverage"]) == (counts.density, counts.coverage)
     assert {"kid", "density", "coverage", "mind"} <= result.intervals.keys() & result.influence.keys()
+    for name, ends in result.intervals.items():
+        low, high = bounds(name)
+        assert low <= ends["low"] <= result.metrics[name] <= ends["high"] <= high
     assert "1,000" in result.missing["kid_subsets"]
     assert "KID" in result.table()
 

@@ -172,6 +172,17 @@ def test_an_interval_is_1_96_standard_errors_wide_on_each_side_and_wider_for_man
     assert normal_quantile(5) == pytest.approx(2.575829)
 
 
+@pytest.mark.parametrize(("value", "low"), [(3.0, 3 - 1.959964), (1.0, 0.0), (0.0, 0.0), (-1e-9, -1e-9)])
+def test_an_interval_is_cut_to_the_values_of_the_metric_and_contains_the_measured_one(
+    value: float, low: float
+) -> None:
+    found = interval(value, 1.0, (0.0, np.inf))
+    assert found.se == 1
+    assert found.low == pytest.approx(low, abs=1e-6)
+    assert found.low <= value
+    assert found.high == pytest.approx(value + 1.959964)
+
+
 @pytest.mark.parametrize("inside", [0, 1, 40, 50])
 def test_the_interval_of_a_share_of_independent_images_is_wilsons(inside: int) -> None:
     share = inside / 50

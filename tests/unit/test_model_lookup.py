@@ -111,11 +111,12 @@ def test_own_checkpoint_of_a_registered_model_keeps_its_shape_and_defaults(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("XL/3", "did you mean XL/8 or XL/4 or XL/2"), ("nope", "S/8, S/4")]
+    ("name", "near"),
+    [("XL/3", " Did you mean XL/8 or XL/4 or XL/2\\?"), ("nope", ""), ("owm", " Did you mean own\\?")],
 )
 def test_error_for_an_unknown_model_lists_the_nearest_and_the_registered_names(name, near):
     with pytest.raises(
         UsageError,
-        match=rf"{near}.* Registered .*: xl-256, xl-512, sit-256, own\. A model of your own",
+        match=rf"weights: xl-256, xl-512, sit-256, own; .*: S/8, .*XL/2\)\.{near} A model of your own",
     ):
         find_model(name)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from dit_eval.report.figures import figures
+from dit_eval.report.plots import save_figures
 from dit_eval.results.knobs import TrainingStep, training_step
-from dit_eval.results.names import distinct_names, with_distinct_names
+from dit_eval.results.names import curve_names, distinct_names, labels_by_name, with_distinct_names
 from dit_eval.results.result import Result
 from dit_eval.results.table2 import table2
 from tests.handmade import handmade
@@ -77,6 +78,23 @@ def test_30_and_50_steps_are_two_curves_of_a_figure_and_two_seeds_are_one() -> N
     (axes,) = figures(results)["fid-guidance"].axes
     measured = [c.get_label() for c in axes.containers if "published" not in str(c.get_label())]
     assert measured == ["digits (steps=30), 50K images", "digits (steps=50), 50K images"]
+
+
+def test_a_curve_has_the_label_that_its_results_share(tmp_path: Path) -> None:
+    scales = (1.0, 1.5)
+    ours = [replace(planned(cfg=cfg, steps="30"), label="ours") for cfg in scales]
+    others = [replace(planned(cfg=cfg, steps="50"), label=f"other {cfg}") for cfg in scales]
+    results = [*ours, *others]
+    (axes,) = figures(with_distinct_names(results), labels_by_name(results))["fid-guidance"].axes
+    drawn = [c.get_label() for c in axes.containers if "published" not in str(c.get_label())]
+    assert drawn == ["ours, 50K images", "digits, 50K images"]
+    save_figures(tmp_path, results, "svg")
+    assert "ours, 50K images" in (tmp_path / "fid-guidance.svg").read_text("utf-8")
+
+
+def test_two_curves_of_one_label_are_told_apart() -> None:
+    results = [replace(planned(steps=steps), label="ours") for steps in ("30", "50")]
+    assert curve_names(results, ["ours", "ours"], ["plan.cfg"]) == ["ours (steps=30)", "ours (steps=50)"]
 
 
 @pytest.mark.parametrize(

@@ -467,7 +467,7 @@ def test_a_crop_is_recorded_and_part_of_the_fingerprint_only_where_it_was_used(t
     assert cropped.metrics == plain.metrics
     assert "crop" not in plain.samples
     assert len({result.fingerprint for result in (cropped, centre, plain)}) == 3
-    assert differences(centre, cropped) == ["samples.crop (adm there, center here)"]
+    assert differences(centre, cropped) == ["crop of the images (adm there, center here)"]
     fields = meaning(plain.protocol, plain.samples, plain.reference)
     assert meaning(cropped.protocol, cropped.samples, cropped.reference) == {**fields, "samples.crop": "adm"}
     assert Result.from_json(cropped.to_json()).samples == cropped.samples

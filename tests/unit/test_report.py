@@ -158,6 +158,8 @@ def test_the_tables_of_the_page_show_intervals(tmp_path) -> None:
 
 def test_a_figure_of_one_point_or_one_cost_or_of_metrics_that_are_absent_is_left_out() -> None:
     assert figures([handmade(n=10_000)]) == {}
+    single = figures([handmade(n=10_000, gmacs=gmacs, model=f"m{gmacs}") for gmacs in (1, 2)])
+    assert list(single) == ["precision-recall", "fid-gflops", *EVERY]
     bare = [handmade(cfg=cfg) for cfg in (1.0, 1.5)]
     for result in bare:
         for name in ("precision", "recall"):

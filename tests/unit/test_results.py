@@ -82,10 +82,20 @@ def test_a_notebook_shows_intervals_and_warnings_and_runs_no_script_of_a_foreign
         samples={**RESULT.samples, "path": script},
         warnings=(script,),
     )._repr_html_()
-    assert "<td>2.2712</td><td>0.1000</td>" in shown
+    assert "<td>2.2712</td><td>0.0980</td>" in shown
     assert "<td>278.2400</td><td></td>" in shown
     assert "<p>Warning: &lt;script&gt;" in shown
     assert "<script" not in shown
+
+
+def test_half_widths_come_from_the_standard_error_and_those_of_shares_from_the_score_interval() -> None:
+    ends = {"se": 2.0, "low": 0.0, "high": 6.2}
+    result = replace(RESULT, intervals={"fid": ends, "precision": {"se": 0.0, "low": 0.9, "high": 1.0}})
+    assert result.half_width("fid") == pytest.approx(1.959964 * 2)
+    assert result.half_width("precision") == pytest.approx(0.05)
+    assert result.half_width("recall") is None
+    assert "3.92" in repr(result)
+    assert "3.9199" in result.table()
 
 
 def test_a_value_that_rounds_to_zero_has_no_sign() -> None:

@@ -67,6 +67,13 @@ GRID = search(
 )
 
 
+def test_a_search_is_shown_in_a_line_with_the_number_to_report() -> None:
+    fresh = handmade(fid=5.5, error=0.1)
+    assert repr(replace(GRID, fresh=fresh)) == (
+        "Sweep(FID 5.50 ± 0.10 of steps=50, sampler=ddim, best of 4 settings, n=50,000)"
+    )
+
+
 def texts(path: Path) -> set[str]:
     return {part.rpartition(">")[2] for part in path.read_text("utf-8").split("</text>")[:-1]}
 
@@ -113,6 +120,18 @@ def test_curves_of_one_model_are_named_by_what_differs(tmp_path: Path) -> None:
 def test_results_without_cost_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="does not record the cost of sampling"):
         plot_sampling_compute(tmp_path / "figure.svg", [handmade()])
+
+
+def test_the_command_takes_folders(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    assert_one_sentence(dit_eval("plot", tmp_path / "results", "--figure", "sampling-compute"))
+    for steps in ("20", "50"):
+        measured(9, steps).save(tmp_path / "results" / f"{steps}.json")
+    (tmp_path / "results" / "other.json").write_text("{}")
+    run = dit_eval("plot", tmp_path / "results", tmp_path / "results" / "20.json", "--out", tmp_path / "new")
+    assert run.returncode == 0, run.stderr
+    assert f"{tmp_path / 'new' / 'fid-results.png'}\n" in run.stdout
+    assert "Warning: Left out: " in run.stderr
 
 
 def test_the_command_draws_only_that_figure(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_the_grid_holds_every_combination_and_each_has_a_name_of_its_own():
         ("cfg=1:2", "'cfg=1:2': '1:2' is not a valid float range. Separate values by commas, or give START:"),
         ("--cfg=1,x", "'--cfg=1,x': 'x' is not a valid float range. Separate"),
         ("cfgs=1,2", "does not name a setting that can vary. Choose among model, ckpt"),
+        ("cfg-intervall=none,0.3 5", "Did you mean cfg-interval"),
         ("model.=1,2", "does not name a setting that can vary"),
         ("labels=1,2", "does not name a setting that can vary"),
         ("cfg=1,x", "'x' is not a valid float"),

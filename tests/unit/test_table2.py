@@ -86,7 +86,7 @@ def test_results_that_check_would_not_compare_share_no_table_whatever_their_guid
     ).tables
     assert [row.name for row in first.rows] == ["dit-xl-2-256 (cfg=1.00)", "dit-xl-2-256 (cfg=1.50)"]
     assert [row.name for row in second.rows] == ["dit-xl-2-256 (cfg=1.50, labels=balanced)"]
-    assert "plan.labels (not recorded there, balanced here)" in " ".join(second.text().split())
+    assert "labels (not recorded there, balanced here)" in " ".join(second.text().split())
 
 
 def test_intervals_stand_below_the_numbers_and_are_never_shown_as_zero() -> None:
