@@ -140,8 +140,8 @@ def make_reference(
 ) -> Path:
     """Write a reference: statistics, images, labels if there are any, and provenance.
 
-    The arrays are mu, sigma, mu_s, sigma_s, arr_0 and arr_1; the provenance holds the warnings about the
-    images. The parameters are those of `evaluate`.
+    The arrays are mu, sigma, arr_0 and arr_1 and, of a network with spatial features, mu_s and sigma_s; the
+    provenance holds the warnings about the images. The parameters are those of `evaluate`.
     Raises DitEvalError for whatever is wrong with the input; no incomplete file is left behind.
 
     >>> dit_eval.make_reference("batch.npz", "reference.npz", protocol="digits").name

@@ -33,19 +33,11 @@ from dit_eval.features.resize import (
 )
 from dit_eval.io import assets
 from dit_eval.results.protocol_record import protocol_fingerprint
-from tests.golden import encoder_weights
-from tests.tiny_encoders import ENCODERS, TINY, tiny
+from tests.tiny_encoders import ENCODERS, TINY, tiny, weights_of
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(6)
 IMAGES = RNG.integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
-
-
-def weights_of(network: str) -> dict[str, Tensor]:
-    """Synthetic weights of a model of timm, with a classifier as in published files."""
-    with torch.device("meta"):
-        shapes = {key: value.shape for key, value in timm.create_model(network).state_dict().items()}
-    return {key: torch.from_numpy(value) for key, value in encoder_weights.build(shapes).items()}
 
 
 @pytest.fixture(scope="module")

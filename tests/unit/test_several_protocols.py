@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import timm
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from dit_eval.errors import StatisticsError, UsageError
 from dit_eval.evaluation.evaluator import Evaluator
@@ -20,42 +16,21 @@ from dit_eval.evaluation.extraction import load_extractions
 from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.evaluation.metric_table import with_optional
 from dit_eval.evaluation.pipeline import evaluate, make_reference
-from dit_eval.features.protocols import PROTOCOLS
-from dit_eval.io import assets
 from dit_eval.io.image_files import DecodedImage, FileSet
 from dit_eval.results.result import Result
 from tests.command import assert_one_sentence
 from tests.command import dit_eval as run_command
-from tests.golden import encoder_weights
+from tests.tiny_encoders import add_tiny_protocols
 
 N = 40  # images of each side
-NETWORK = "test_vit3.r160_in1k"
 THREE = ("digits", "encoder", "pil")
 METRICS = with_optional(["kid", "density", "coverage", "mind"])
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Synthetic weights of a tiny vision transformer."""
-    with torch.device("meta"):
-        shapes = {key: value.shape for key, value in timm.create_model(NETWORK).state_dict().items()}
-    path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
-    save_file({key: torch.from_numpy(value) for key, value in encoder_weights.build(shapes).items()}, path)
-    return path
-
-
 @pytest.fixture(autouse=True)
-def protocols(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def protocols(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside "digits" two encoders: one resizes on the device, one on the host."""
-    fetch = assets.fetch
-
-    def fetch_or_synthetic(asset: Any, **options: Any) -> Path:
-        return weights if asset.name == PROTOCOLS["dinov2"].weights else fetch(asset, **options)
-
-    monkeypatch.setattr("dit_eval.evaluation.extraction.assets.fetch", fetch_or_synthetic)
-    for name, original in (("encoder", "fdr-dinov2"), ("pil", "dinov2-pil")):
-        changes = {"name": name, "network": NETWORK, "feature": "attention-pool"}
-        monkeypatch.setitem(PROTOCOLS, name, replace(PROTOCOLS[original], **changes))
+    add_tiny_protocols(monkeypatch, tmp_path_factory.mktemp("tiny"), encoder="fdr-dinov2", pil="dinov2-pil")
 
 
 @pytest.fixture
