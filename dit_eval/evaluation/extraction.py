@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dit_eval.errors import BatchError, require_positive
+from dit_eval.errors import BatchError, UsageError, require_positive
 from dit_eval.evaluation.feature_stats import FeatureStats, in_memory
-from dit_eval.features.extractor import FeatureExtractor
+from dit_eval.features.extractor import FeatureExtractor, stream
 from dit_eval.features.protocols import INCEPTION, Protocol, protocol_named
 from dit_eval.io import assets, npz
 from dit_eval.io.batches import Images, PixelDigest
@@ -49,17 +49,8 @@ class FeatureExtraction:
     def extract(
         self, images: Images, role: str, progress: ExtractionProgress | None
     ) -> tuple[FeatureStats | None, dict[str, Any]]:
-        """Statistics of the images' features, and what a Result records of the images.
-
-        role: "samples" or "reference", as `progress` is told. Under torchrun every rank makes the call and
-        extracts its share; the statistics are rank 0's, other ranks get None.
-        """
-        entry = self._cache_entry(images) if self.cache and self.rank.index == 0 else None
-        cached = self._read_cache(entry, images) if entry else None
-        if broadcast_from_rank0(self.rank, cached is not None):
-            stats, digest = cached or (None, "")  # on other ranks
-            return stats, {**image_record(images, digest), "cached": True}
-        return self._extract_share(images, entry, role, progress)
+        """Statistics of the images' features by this protocol alone; see `extract`."""
+        return extract([self], images, role, progress)[0]
 
     def new_stats(self, capacity: int = 0, *, intervals: bool = True) -> FeatureStats:
         """Statistics of no images yet; for the parameters see FeatureStats."""
@@ -78,52 +69,6 @@ class FeatureExtraction:
         record = {**asdict(self.protocol), "weights": weights}
         return {**record, "fingerprint": protocol_fingerprint(record)}
 
-    def _extract_share(
-        self, images: Images, entry: Path | None, role: str, progress: ExtractionProgress | None
-    ) -> tuple[FeatureStats | None, dict[str, Any]]:
-        """See `extract`; entry: the cache entry to be written.
-
-        Rank 0 alone takes the digest: of the images that it reads for their features, then of those of the
-        other ranks.
-        """
-        share = self.rank.share(len(images))
-        blocks = images.blocks(self.batch_size, *share)
-        if self.rank.index > 0:
-            self.add_ranks(self._statistics(blocks, role, progress, share))
-            return None, {}
-        pixels = PixelDigest(images)
-        stats = self._statistics(pixels.watch(blocks), role, progress, share, capacity=len(images))
-        with ThreadPoolExecutor(1) as thread:
-            digest = thread.submit(pixels.finish)
-            self.add_ranks(stats)
-            record = image_record(images, digest.result())
-        if entry:
-            arrays = {**stats.to_arrays(), "digest": _array(record["digest"])}
-            if failure := store_features(entry, arrays):
-                self.warnings.append(failure)
-        return stats, record
-
-    def _statistics(
-        self,
-        blocks: Iterator[np.ndarray],
-        role: str,
-        progress: ExtractionProgress | None,
-        share: tuple[int, int],
-        capacity: int = 0,
-    ) -> FeatureStats:
-        """Statistics of blocks of images.
-
-        share: which images of the file they are, start and stop; capacity: see FeatureStats.
-        """
-        start, stop = share
-        stats = self.new_stats(capacity)
-        for outputs in self.extractor.stream(blocks):
-            stats.update(outputs, start + stats.n)
-            if progress:
-                progress(role, stats.n, stop - start)
-        stats.finish()
-        return stats
-
     def add_ranks(self, stats: FeatureStats) -> None:
         """Add the statistics of all other ranks to those of rank 0; on another rank, send its own."""
         if self.rank.count == 1:
@@ -135,36 +80,134 @@ class FeatureExtraction:
         if shares:
             stats.set_moments(moments)
 
-    def _read_cache(self, entry: Path, images: Images) -> tuple[FeatureStats, str] | None:
-        """The statistics in a cache entry, and the digest of the images, which is taken at the same time.
+    def read_cache(self, entry: Path | None) -> tuple[FeatureStats, np.ndarray] | None:
+        """The statistics in a cache entry, and the digest of their images as bytes.
 
-        None if the entry is absent or damaged, or of other images that begin like these.
+        None if the entry is absent or damaged.
         """
-        if not os.path.exists(entry):  # noqa: PTH110 - Path.exists raises for a folder that is not ours
+        if entry is None or not _exists(entry):
             return None
-        chunk, device = self.protocol.inception_score_chunk, str(self.extractor.device)
-        with ThreadPoolExecutor(1) as thread:
-            digest = thread.submit(images.digest)
-            try:
-                arrays = npz.members(entry)
-                stats = FeatureStats.from_arrays(chunk, arrays, device)
-                recorded = arrays["digest"].read()
-            except (BatchError, LookupError, ValueError):
-                return None
-        if not np.array_equal(recorded, _array(digest.result())):
+        try:
+            arrays = npz.members(entry)
+            stats = FeatureStats.from_arrays(
+                self.protocol.inception_score_chunk, arrays, str(self.extractor.device)
+            )
+            return stats, arrays["digest"].read()
+        except (BatchError, LookupError, ValueError):
             return None
-        mark_used(entry)
-        return stats, digest.result()
 
-    def _cache_entry(self, images: Images) -> Path:
-        """The file of the cached features of these images, if there are any.
+    def write_cache(self, entry: Path, stats: FeatureStats, digest: str) -> None:
+        """Store the statistics of images with this digest; a failure is a warning."""
+        if failure := store_features(entry, {**stats.to_arrays(), "digest": _array(digest)}):
+            self.warnings.append(failure)
+
+    def cache_entry(self, first_digest: str) -> Path:
+        """The file of the cached features of images with this `first_digest`, if there are any.
 
         Its name covers all that decides the features except the images after the first ones; the digest of
         all images is stored in it.
         """
         fingerprint, device = self.protocol_record()["fingerprint"], self.extractor.device.type
-        parts = (_CACHE_VERSION, images.first_digest(), fingerprint, device, torch.__version__)
+        parts = (_CACHE_VERSION, first_digest, fingerprint, device, torch.__version__)
         return features_path(hashlib.sha256(repr(parts).encode()).hexdigest())
+
+
+def extract(
+    extractions: Sequence[FeatureExtraction], images: Images, role: str, progress: ExtractionProgress | None
+) -> list[tuple[FeatureStats | None, dict[str, Any]]]:
+    """By protocol, statistics of the images' features, and what a Result records of the images.
+
+    Every image is read and decoded once for all protocols, except where a cache entry turns out to be of
+    other images that begin like these. role: "samples" or "reference", as `progress` is told. Under torchrun
+    every rank makes the call and extracts its share; the statistics are rank 0's, other ranks get None.
+    """
+    rank, digest = extractions[0].rank, ""
+    entries: list[Path | None] = [None] * len(extractions)
+    if extractions[0].cache and rank.index == 0:
+        first = images.first_digest()
+        entries = [extraction.cache_entry(first) for extraction in extractions]
+    with ThreadPoolExecutor(1) as thread:
+        digesting = thread.submit(images.digest) if all(map(_exists, entries)) else None
+        cached = [
+            extraction.read_cache(entry) for extraction, entry in zip(extractions, entries, strict=True)
+        ]
+        if digesting:
+            digest = digesting.result()
+    extracted: dict[int, FeatureStats | None] = {}
+    for _ in range(2):  # the digest of the first pass can show that an entry is of other images
+        missing = [
+            index
+            for index, hit in enumerate(cached)
+            if broadcast_from_rank0(rank, index not in extracted and not _holds(hit, digest))
+        ]
+        if missing:
+            needed = [extractions[index] for index in missing]
+            stats, digest = _extract_shares(needed, images, role, progress)
+            extracted.update(zip(missing, stats, strict=True))
+    if rank.index > 0:
+        return [(None, {}) for _ in extractions]
+    record, results = image_record(images, digest), []
+    for index, (extraction, entry, hit) in enumerate(zip(extractions, entries, cached, strict=True)):
+        if stats := extracted.get(index):
+            if entry:
+                extraction.write_cache(entry, stats, digest)
+            results.append((stats, record))
+        else:
+            assert entry is not None
+            assert hit is not None
+            mark_used(entry)
+            results.append((hit[0], {**record, "cached": True}))
+    return results
+
+
+def _extract_shares(
+    extractions: Sequence[FeatureExtraction], images: Images, role: str, progress: ExtractionProgress | None
+) -> tuple[Sequence[FeatureStats | None], str]:
+    """On rank 0 the statistics by protocol, after one pass of all ranks over the images, and the digest.
+
+    Rank 0 alone takes the digest: of the images that it reads for their features, then of those of the other
+    ranks.
+    """
+    first = extractions[0]
+    share = first.rank.share(len(images))
+    blocks = images.blocks(first.batch_size, *share)
+    if first.rank.index > 0:
+        for extraction, stats in zip(
+            extractions, _statistics(extractions, blocks, role, progress, share), strict=True
+        ):
+            extraction.add_ranks(stats)
+        return [None] * len(extractions), ""
+    pixels = PixelDigest(images)
+    found = _statistics(extractions, pixels.watch(blocks), role, progress, share, capacity=len(images))
+    with ThreadPoolExecutor(1) as thread:
+        digest = thread.submit(pixels.finish)
+        for extraction, stats in zip(extractions, found, strict=True):
+            extraction.add_ranks(stats)
+        return found, digest.result()
+
+
+def _statistics(
+    extractions: Sequence[FeatureExtraction],
+    blocks: Iterator[np.ndarray],
+    role: str,
+    progress: ExtractionProgress | None,
+    share: tuple[int, int],
+    capacity: int = 0,
+) -> list[FeatureStats]:
+    """Statistics of blocks of images, by protocol.
+
+    share: which images of the file they are, start and stop; capacity: see FeatureStats.
+    """
+    start, stop = share
+    found = [extraction.new_stats(capacity) for extraction in extractions]
+    for outputs in stream([extraction.extractor for extraction in extractions], blocks):
+        for stats, activations in zip(found, outputs, strict=True):
+            stats.update(activations, start + stats.n)
+        if progress:
+            progress(role, found[0].n, stop - start)
+    for stats in found:
+        stats.finish()
+    return found
 
 
 def load_extraction(
@@ -204,10 +247,42 @@ def load_extraction(
     )
 
 
+def load_extractions(
+    protocols: Sequence[str | None], *, inception: str | Path | None = None, **options: Any
+) -> list[FeatureExtraction]:
+    """The named protocols, all with their networks loaded; for the options see `load_extraction`.
+
+    inception: with several protocols it replaces the weights of those with the Inception. Raises UsageError
+    if there is none, and as `load_extraction`.
+    """
+    replaced = list(protocols)
+    if inception is not None and len(protocols) > 1:
+        replaced = [name for name in protocols if protocol_named(name or "").network == INCEPTION]
+        if not replaced:
+            raise UsageError(
+                f"none of the protocols {', '.join(map(str, protocols))} has the Inception. Give the weights "
+                "of another network with its protocol alone."
+            )
+    return [
+        load_extraction(name, inception=inception if name in replaced else None, **options)
+        for name in protocols
+    ]
+
+
 def image_record(images: Images, digest: str) -> dict[str, Any]:
     """What a Result records of images with this digest that have been read."""
     crop = {"crop": images.crop} if images.crop else {}
     return {"n": len(images), "size": list(images.size), **crop, "digest": digest, "cached": False}
+
+
+def _exists(entry: Path | None) -> bool:
+    """True if a cache entry is there."""
+    return entry is not None and os.path.exists(entry)  # noqa: PTH110 - Path.exists raises for a folder that is not ours
+
+
+def _holds(cached: tuple[FeatureStats, np.ndarray] | None, digest: str) -> bool:
+    """True if a cache entry is of images with this digest; an empty one is not known yet."""
+    return cached is not None and (not digest or np.array_equal(cached[1], _array(digest)))
 
 
 def _array(digest: str) -> np.ndarray:
