@@ -1,13 +1,17 @@
-"""KID, density and coverage against torch-fidelity and prdc: seconds and memory.
+"""KID, density and coverage against torch-fidelity, dgm-eval and prdc: seconds and memory.
 
     pip install prdc
+    git clone https://github.com/layer6ai-labs/dgm-eval DGM_EVAL
+    git -C DGM_EVAL checkout 74c79f7527fbf38fdccfbac51f25d759bc02ab07
+    export PYTHONPATH=DGM_EVAL:.
     python benchmarks/further_metrics.py                      # 50,000 samples, 10,000 reference images
     python benchmarks/further_metrics.py --samples 10000 --reference 2000
 
-Every contestant runs once in a process of its own, on the same features and as many threads. Its memory is
-the peak of that process, from which that of a process that only makes the features is subtracted. A peer that
-its memory limit ends has no numbers. prdc computes precision and recall too, which takes it distances between
-all samples; no peer has KID over all pairs.
+dgm-eval is not on PyPI; its two modules need scikit-learn and tqdm alone. Without the clone on the path, its
+rows are left out. Every contestant runs once in a process of its own, on the same features and as many
+threads. Its memory is the peak of that process, from which that of a process that only makes the features is
+subtracted. A peer that its memory limit ends has no numbers. prdc, of which dgm-eval has a copy, computes
+precision and recall too, which takes it distances between all samples; no peer has KID over all pairs.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 
 import click
 import numpy as np
@@ -31,6 +36,7 @@ from dit_eval.metrics.kid import kernel_distance, subset_kernel_distances
 
 CHILD = "child"
 FEATURES_ALONE = "features alone"
+DGM_EVAL = "dgm-eval"
 
 
 def ours_kid(reference: np.ndarray, samples: np.ndarray) -> list[float]:
@@ -50,6 +56,14 @@ def torch_fidelity_kid(reference: np.ndarray, samples: np.ndarray) -> list[float
     return list(kid_features_to_metric(*sides, verbose=False).values())
 
 
+def dgm_eval_kid(reference: np.ndarray, samples: np.ndarray) -> list[float]:
+    from dgm_eval.metrics.mmd import compute_mmd  # pyright: ignore[reportMissingImports]
+
+    np.random.seed(2020)  # noqa: NPY002 - with the samples first, it draws torch-fidelity's subsets
+    found = compute_mmd(samples, reference)
+    return [float(found.mean()), float(found.std())]
+
+
 def ours_density_coverage(reference: np.ndarray, samples: np.ndarray) -> list[float]:
     found = density_coverage(reference, samples)
     return [found.density, found.coverage]
@@ -62,12 +76,21 @@ def prdc_density_coverage(reference: np.ndarray, samples: np.ndarray) -> list[fl
     return [float(found[name]) for name in ("density", "coverage")]
 
 
+def dgm_eval_density_coverage(reference: np.ndarray, samples: np.ndarray) -> list[float]:
+    from dgm_eval.metrics.prdc import compute_prdc  # pyright: ignore[reportMissingImports]
+
+    found = compute_prdc(reference, samples, 5)
+    return [float(found[name]) for name in ("density", "coverage")]
+
+
 WORK: dict[tuple[str, str], Callable[[np.ndarray, np.ndarray], list[float]]] = {
     ("KID over all pairs", "dit-eval"): ours_kid,
     ("KID of 100 subsets", "dit-eval"): ours_subset_kid,
     ("KID of 100 subsets", "torch-fidelity"): torch_fidelity_kid,
+    ("KID of 100 subsets", DGM_EVAL): dgm_eval_kid,
     ("density and coverage", "dit-eval"): ours_density_coverage,
     ("density and coverage", "prdc"): prdc_density_coverage,
+    ("density and coverage", DGM_EVAL): dgm_eval_density_coverage,
 }
 
 
@@ -99,13 +122,15 @@ def main(samples: int, reference: int) -> None:
     rows = []
     _, floor = run(FEATURES_ALONE, "", reference, samples)
     for task, contestant in WORK:
+        if contestant == DGM_EVAL and find_spec("dgm_eval") is None:
+            continue
         numbers, peak = run(task, contestant, reference, samples)
         seconds, first, second = numbers or (None, None, None)
         rows.append(
             {
                 "task": f"{task}, {reference:,} × {samples:,}",
                 "contestant": contestant,
-                "version": version(contestant),
+                "version": "74c79f7" if contestant == DGM_EVAL else version(contestant),
                 "seconds": "" if seconds is None else f"{seconds:.1f}",
                 "peak_mb_beyond_features": "" if seconds is None else f"{max(peak - floor, 0):.0f}",
                 "first_number": "" if first is None else f"{first:.7g}",

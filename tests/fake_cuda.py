@@ -168,10 +168,12 @@ def fake_cuda() -> Iterator[DeviceCalls]:
         "synchronize": lambda *_: calls.waits("torch.cuda.synchronize"),
         "set_device": lambda *_: None,
         "get_device_name": lambda *_: "fake CUDA device",
+        "is_bf16_supported": lambda *_: True,
     }
     with (
         patch.multiple(torch.Tensor, **of_tensors),
         patch.multiple(torch.cuda, **of_cuda),
+        patch.object(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),  # autocast works
         patch.object(Rank, "device", lambda _, name: CPU if name == "cpu" else CUDA),
         fake_mode,
         calls,

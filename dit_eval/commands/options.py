@@ -272,15 +272,17 @@ def sampling_performance(command: Command) -> Command:
     return command
 
 
-def feature_extraction(command: Command) -> Command:
-    """The options of every command that extracts features."""
+def feature_extraction(command: Command, *, several_protocols: bool = False) -> Command:
+    """The options of every command that extracts features; several_protocols: --protocol can be repeated."""
+    repeated = " Can be repeated; the images are read once." if several_protocols else ""
     protocol = click.option(
         "--protocol",
         metavar="NAME",
+        multiple=several_protocols,
         shell_complete=completed_by(_protocol_names),
         help="Evaluation protocol: adm (as in the papers), clean (clean-fid's resize), digits (the bundled "
-        "digits), dinov2 (as EDM2), or another encoder (see docs/protocol.md).  [default: the reference's, "
-        "else adm]",
+        f"digits), dinov2 (as EDM2), or another encoder (see docs/protocol.md).{repeated}  [default: the "
+        "reference's, else adm]",
     )
     for option in (offline, threads, device, batch_size, inception, protocol):  # shown in reverse order
         command = option(command)

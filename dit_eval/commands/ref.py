@@ -28,8 +28,8 @@ add_asset_commands(ref, "reference_stats", "reference")
 def make(batch: Path, out: Path, **settings: Any) -> None:
     """Create a reference from BATCH, an .npz or .npy file, a folder or a zip archive of images.
 
-    OUT holds the statistics (mu, sigma, mu_s, sigma_s), the images (arr_0), their labels (arr_1) if there are
-    any, and the provenance.
+    OUT holds the statistics (mu, sigma and, of protocols with the Inception, mu_s, sigma_s), the images
+    (arr_0), their labels (arr_1) if there are any, and the provenance.
     """
     from dit_eval.evaluation.pipeline import make_reference  # imports torch
     from dit_eval.evaluation.references import open_reference

@@ -53,8 +53,7 @@ def show(files: tuple[Path, ...]) -> None:
 
 def _print(moments: StatsFile) -> None:
     protocol = moments.protocol
-    dimensions = f"{len(moments.pool.mean):,} pool and {len(moments.spatial.mean):,} spatial features"
     click.echo(
-        f"{moments.path}: {moments.n:,} images, {dimensions}, "
+        f"{moments.path}: {moments.n:,} images, {moments.describe_features()}, "
         f"protocol {protocol.get('name')} {protocol.get('fingerprint')}"
     )

@@ -15,14 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dit_eval.errors import BatchError, UsageError
-from dit_eval.evaluation.extraction import ExtractionProgress, load_extraction
+from dit_eval.errors import BatchError, StatisticsError, UsageError
+from dit_eval.evaluation.extraction import ExtractionProgress, load_extractions
 from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.evaluation.image_arrays import PixelHash, as_uint8
 from dit_eval.evaluation.measurement import SampleSet, measure
 from dit_eval.evaluation.metric_table import DEFAULT, needs_reference_images, require_metrics
-from dit_eval.evaluation.prepared_reference import PreparedReference, choose_protocol
+from dit_eval.evaluation.prepared_reference import (
+    PreparedReference,
+    choose_protocols,
+    pair_with_protocols,
+    prepare_reference,
+)
 from dit_eval.evaluation.references import open_reference
+from dit_eval.features.network import Activations
 from dit_eval.io.crops import ImageOptions
 from dit_eval.results.result import Result
 from dit_eval.runtime.distributed import Rank, failing_together, from_rank0, gather_to_rank0, process_group
@@ -53,9 +59,9 @@ class Evaluator:
 
     def __init__(
         self,
-        reference: str | Path | Sequence[str | Path],
+        reference: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
         *,
-        protocol: str | None = None,
+        protocol: str | Sequence[str] | None = None,
         inception: str | Path | None = None,
         device: str | torch.device = "auto",
         batch_size: int = 64,
@@ -66,17 +72,25 @@ class Evaluator:
         image_options: ImageOptions | None = None,
         progress: ExtractionProgress | None = None,
     ) -> None:
-        """Load the network and prepare the references.
+        """Load the networks and prepare the references.
 
-        reference: a file or a registered name, or several, against which the same images are measured;
-        protocol, inception, device, batch_size, offline: see `evaluate`; cache: whether the features of
-        reference images are kept in the cache folder; intervals: False computes values alone, in less time
-        and memory; metrics: names of those to compute, None for ADM's five; image_options: how the images of
-        references are read and which size all images have; progress: called while the features of reference
-        images are extracted. Raises subclasses of DitEvalError.
+        reference: a file or a registered name, or several, against which the same images are measured, or a
+        mapping from protocols to the reference of each; protocol, inception, device, batch_size, offline: see
+        `evaluate`; cache: whether the features of reference images are kept in the cache folder; intervals:
+        False computes values alone, in less time and memory; metrics: names of those to compute, None for
+        ADM's five; image_options: how the images of references are read and which size all images have;
+        progress: called while the features of reference images are extracted. Raises subclasses of
+        DitEvalError.
         """
         start = time.monotonic()
-        names = [reference] if isinstance(reference, (str, Path)) else list(reference or [])
+        by_protocol = isinstance(reference, Mapping)
+        if by_protocol:
+            names, protocols = list(reference.values()), list(reference)
+            if protocol is not None:
+                raise UsageError("the mapping of references names the protocols; leave out protocol.")
+        else:
+            names = [reference] if isinstance(reference, (str, Path)) else list(reference or [])
+            protocols = [protocol] if isinstance(protocol, str) else list(dict.fromkeys(protocol or ()))
         if not names:
             raise UsageError("there is no reference; expected a file or a registered name, or several.")
         self._image_options = image_options or ImageOptions()
@@ -84,27 +98,27 @@ class Evaluator:
             (str(name), open_reference(name, offline=offline, options=self._image_options)) for name in names
         ]
         self.intervals, self.metrics = intervals, require_metrics(DEFAULT if metrics is None else metrics)
-        self.extraction = load_extraction(
-            choose_protocol(protocol, opened),
+        self.extractions = load_extractions(
+            choose_protocols(protocols, () if by_protocol else opened),
             inception=inception,
             device=str(device),
             batch_size=batch_size,
             offline=offline,
             cache=cache,
         )
+        self.rank = self.extractions[0].rank
+        pairs = [[each] for each in self.extractions]
+        if not by_protocol:
+            pairs = pair_with_protocols(opened, self.extractions)
         self._closed = False
+        self._references: list[list[PreparedReference]] = [[] for _ in self.extractions]  # by protocol
         with ExitStack() as stack:
-            stack.enter_context(process_group(self.extraction.rank))
-            self._references = [
-                PreparedReference(
-                    name,
-                    target,
-                    self.extraction,
-                    progress,
-                    images=needs_reference_images(self.metrics, target),
-                )
-                for name, target in opened
-            ]
+            stack.enter_context(process_group(self.rank))
+            for (name, target), chosen in zip(opened, pairs, strict=True):
+                images = needs_reference_images(self.metrics, target)
+                prepared = prepare_reference(name, target, chosen, progress, images=images)
+                for extraction, one in zip(chosen, prepared, strict=True):
+                    self._references[self.extractions.index(extraction)].append(one)
             self._process_group = stack.pop_all()
         self.reset()
         self._start = start
@@ -123,8 +137,8 @@ class Evaluator:
             if isinstance(value_range, tuple) and len(value_range) == 2:
                 quantizer = self._quantizers.setdefault(value_range, Quantizer("dit", value_range))
             pixels = as_uint8(images, value_range, quantizer)
-        rank = self.extraction.rank
-        self.update_at(pixels, self.n * rank.count + rank.index, labels, stride=rank.count)
+        start = self.n * self.rank.count + self.rank.index
+        self.update_at(pixels, start, labels, stride=self.rank.count)
 
     @property
     def n(self) -> int:
@@ -141,16 +155,27 @@ class Evaluator:
                 "image_size or the size of the first ones. Call reset() before images of another size."
             )
         classes = np.full(len(images), _NO_LABEL) if labels is None else _as_labels(labels, len(images))
-        for first in range(0, len(images), self.extraction.batch_size):
-            block = images[first : first + self.extraction.batch_size]
+        batch_size = self.extractions[0].batch_size
+        for first in range(0, len(images), batch_size):
+            block = images[first : first + batch_size]
             copy = HostCopy(host_array(block) if isinstance(block, Tensor) else block)
-            outputs = self.extraction.extractor.activations(block)
-            self._stats.update(outputs, start + first * stride, stride)
+            outputs = [extraction.extractor.activations(block) for extraction in self.extractions]
+            self._add_features(outputs, start + first * stride, stride)
             # Only what has been added is counted: the caller may go on after an error
             self._positions.append(start + stride * np.arange(first, first + len(block)))
             self._labels.append(classes[first : first + len(block)])
             self._size = size
             self._hash.update(copy)  # while a GPU computes the features
+
+    def _add_features(self, outputs: Sequence[Activations], start: int, stride: int) -> None:
+        """Add the outputs of all networks for the same images."""
+        try:
+            for stats, activations in zip(self._stats, outputs, strict=True):
+                stats.update(activations, start, stride)
+        except StatisticsError:
+            if len(self._stats) > 1:
+                self.reset()  # some protocols have these images and others do not
+            raise
 
     def describe(self, section: Mapping[str, Any], label: str | None = None) -> None:
         """What the Result records of the images until the next `reset`: plan, cost and label."""
@@ -160,37 +185,40 @@ class Evaluator:
         """The Result of all images since the last `reset`, on every rank; more images may follow.
 
         Raises StatisticsError for too few images, BatchError if there are none or those of the ranks do not
-        make one batch, UsageError for several references: see `compute_all`. Other ranks than that with the
-        error raise RankError.
+        make one batch, UsageError for several references or protocols: see `compute_all`. Other ranks than
+        that with the error raise RankError.
         """
-        if len(self._references) > 1:
-            raise UsageError("the Evaluator has several references; compute_all() gives a Result for each.")
+        if sum(map(len, self._references)) > 1:
+            raise UsageError(
+                "the Evaluator has several references or protocols; compute_all() gives a Result for each."
+            )
         return self.compute_all()[0]
 
     def compute_all(self) -> list[Result]:
-        """The Results of all images, one for each reference."""
+        """The Results of all images, one for each protocol and reference, in this order."""
         self._require_open()
         gathered, stats = self._gather()
         results: list[Result] = []
 
         def measure_as_json() -> str:
-            assert stats is not None
-            results.extend(self.measure(self._sample_set(stats, gathered)))
-            return json.dumps(
-                [result.to_json() for result in results] if self.extraction.rank.count > 1 else []
-            )
+            results.extend(self.measure(self._sample_sets(stats, gathered)))
+            return json.dumps([result.to_json() for result in results] if self.rank.count > 1 else [])
 
-        received = from_rank0(self.extraction.rank, measure_as_json)
+        received = from_rank0(self.rank, measure_as_json)
         return results or [Result.from_json(text) for text in json.loads(received)]
 
-    def measure(self, samples: SampleSet) -> list[Result]:
-        """The Results of samples whose features are known, one for each reference; on rank 0."""
+    def measure(self, samples: Sequence[SampleSet]) -> list[Result]:
+        """The Results of samples whose features are known, by protocol and reference; on rank 0.
+
+        samples: the same images by each protocol.
+        """
         seconds = time.monotonic() - self._start
         return [
-            measure(
-                samples, reference, self.extraction, self.metrics, intervals=self.intervals, seconds=seconds
+            measure(sample_set, one, extraction, self.metrics, intervals=self.intervals, seconds=seconds)
+            for extraction, sample_set, references in zip(
+                self.extractions, samples, self._references, strict=True
             )
-            for reference in self._references
+            for one in references
         ]
 
     def reset(self, expected: int | None = None) -> None:
@@ -202,8 +230,8 @@ class Evaluator:
         self._quantizers: dict[tuple[float, float], Quantizer] = {}
         self._positions: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
-        self._hash = PixelHash(expected if self.extraction.rank.count == 1 else None)
-        self._stats = self.extraction.new_stats(expected or 0, intervals=self.intervals)
+        self._hash = PixelHash(expected if self.rank.count == 1 else None)
+        self._stats = [each.new_stats(expected or 0, intervals=self.intervals) for each in self.extractions]
         self.describe({})
 
     def close(self) -> None:
@@ -214,7 +242,8 @@ class Evaluator:
             self._positions, self._labels = [], []
             del self._stats
             self._process_group.close()
-            self.extraction.extractor.close()
+            for extraction in self.extractions:
+                extraction.extractor.close()
 
     def __enter__(self) -> Evaluator:
         return self
@@ -228,18 +257,19 @@ class Evaluator:
         if self._closed:
             raise UsageError("the Evaluator is closed; create another one.")
         rank = Rank.from_environment()
-        if (rank.index, rank.count) != (self.extraction.rank.index, self.extraction.rank.count):
+        if (rank.index, rank.count) != (self.rank.index, self.rank.count):
             raise UsageError(
-                f"there are {rank.count} ranks now, and there were {self.extraction.rank.count} when the "
+                f"there are {rank.count} ranks now, and there were {self.rank.count} when the "
                 "Evaluator was created. Create it after the process group."
             )
 
-    def _gather(self) -> tuple[list[dict[str, np.ndarray]], FeatureStats | None]:
-        """On rank 0 what every rank knows of its images, in rank order, and the features of all."""
-        rank, none = self.extraction.rank, [np.empty(0, np.int64)]
+    def _gather(self) -> tuple[list[dict[str, np.ndarray]], list[FeatureStats]]:
+        """On rank 0 what every rank knows of its images, in rank order, and all features by protocol."""
+        rank, none = self.rank, [np.empty(0, np.int64)]
         try:
             with failing_together(rank):
-                self._stats.finish()
+                for stats in self._stats:
+                    stats.finish()
                 if not all(quantizer.all_finite() for quantizer in self._quantizers.values()):
                     raise BatchError("the images contain NaN or infinite values; the model has diverged.")
         except Exception:
@@ -254,14 +284,17 @@ class Evaluator:
         if rank.count == 1:
             return [own], self._stats
         with failing_together(rank):
-            stats = self._stats.copy() if rank.index == 0 else self._stats
+            joined = [stats.copy() if rank.index == 0 else stats for stats in self._stats]
         gathered = gather_to_rank0(rank, own)
-        with failing_together(rank):  # rank 0 adds the features once all have been received
-            self.extraction.add_ranks(stats)
-        return gathered, stats if rank.index == 0 else None
+        for extraction, stats in zip(self.extractions, joined, strict=True):
+            with failing_together(rank):  # rank 0 adds the features once all have been received
+                extraction.add_ranks(stats)
+        return gathered, joined
 
-    def _sample_set(self, stats: FeatureStats, gathered: list[dict[str, np.ndarray]]) -> SampleSet:
-        """The images of all ranks in the order of their positions."""
+    def _sample_sets(
+        self, joined: list[FeatureStats], gathered: list[dict[str, np.ndarray]]
+    ) -> list[SampleSet]:
+        """The images of all ranks in the order of their positions, by protocol."""
         positions, labels, sizes, digests = (
             np.concatenate([share[name] for share in gathered])
             for name in ("positions", "labels", "size", "digest")
@@ -273,7 +306,8 @@ class Evaluator:
             raise BatchError(f"the images of the ranks have several sizes ({listed}); a batch has one size.")
         order = np.argsort(positions, kind="stable")
         if (order[:-1] > order[1:]).any():
-            stats.reorder(order)
+            for stats in joined:
+                stats.reorder(order)
             if len(gathered) == 1:  # `stats` are kept for further images
                 self._positions, self._labels = [positions[order]], [labels[order]]
             positions, labels = positions[order], labels[order]
@@ -281,18 +315,21 @@ class Evaluator:
         digest = digests[0].tobytes() if len(digests) == 1 else hashlib.sha256(digests.tobytes()).digest()
         known = {
             "path": "arrays",
-            "n": stats.n,
+            "n": joined[0].n,
             "size": list(found.pop()),
             "digest": digest.hex(),
             "cached": False,
         }
-        return SampleSet(
-            stats=stats,
-            section={**known, **self._section},
-            labels=None if (labels == _NO_LABEL).any() else labels,
-            label=self._label,
-            notes=tuple(self._clipping()),
-        )
+        return [
+            SampleSet(
+                stats=stats,
+                section={**known, **self._section},
+                labels=None if (labels == _NO_LABEL).any() else labels,
+                label=self._label,
+                notes=tuple(self._clipping()),
+            )
+            for stats in joined
+        ]
 
     def _clipping(self) -> Iterator[str]:
         """Warnings of values out of their range, on this rank."""
@@ -305,15 +342,14 @@ class Evaluator:
 
     def _require_chunks(self, positions: np.ndarray) -> None:
         """Raise BatchError if the chunks of the inception score would be those of other images."""
-        chunk = self.extraction.protocol.inception_score_chunk
-        if "inception_score" in self.metrics and (
-            (positions // chunk != np.arange(len(positions)) // chunk).any()
-        ):
-            raise BatchError(
-                "the ranks have unequal numbers of images, or images are missing in between, so the chunks "
-                f"of {chunk:,} images of the inception score are not known. Give every rank as many images, "
-                "or leave out this metric."
-            )
+        chunks = {extraction.protocol.inception_score_chunk for extraction in self.extractions}
+        for chunk in chunks if "inception_score" in self.metrics else ():
+            if (positions // chunk != np.arange(len(positions)) // chunk).any():
+                raise BatchError(
+                    "the ranks have unequal numbers of images, or images are missing in between, so the "
+                    f"chunks of {chunk:,} images of the inception score are not known. Give every rank as "
+                    "many images, or leave out this metric."
+                )
 
 
 def _as_labels(labels: Any, n: int) -> np.ndarray:

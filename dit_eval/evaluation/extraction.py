@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dit_eval.errors import BatchError, require_positive
+from dit_eval.errors import BatchError, UsageError, require_positive
 from dit_eval.evaluation.feature_stats import FeatureStats, in_memory
-from dit_eval.features.extractor import FeatureExtractor
+from dit_eval.features.extractor import FeatureExtractor, stream
 from dit_eval.features.protocols import INCEPTION, Protocol, protocol_named
 from dit_eval.io import assets, npz
 from dit_eval.io.batches import Images, PixelDigest
@@ -49,18 +49,8 @@ class FeatureExtraction:
     def extract(
         self, images: Images, role: str, progress: ExtractionProgress | None
     ) -> tuple[FeatureStats | None, dict[str, Any]]:
-        """Statistics of the images' features, and what a Result records of the images.
-
-        role: "samples" or "reference", as `progress` is told. Under torchrun every rank makes the call and
-        extracts its share; the statistics are rank 0's, other ranks get None.
-        """
-        key = self._cache_key(images) if self.cache and self.rank.index == 0 else None
-        found = self._read_cache(key, images) if key else None
-        kept = broadcast_from_rank0(self.rank, found[0].n if found else 0)
-        if kept == len(images):
-            stats, digest = (found[0], found[1].finish()) if found else (None, "")  # on other ranks
-            return stats, {**image_record(images, digest), "cached": True}
-        return self._extract_share(images, key, found, kept, role, progress)
+        """Statistics of the images' features by this protocol alone; see `extract`."""
+        return extract([self], images, role, progress)[0]
 
     def new_stats(self, capacity: int = 0, *, intervals: bool = True) -> FeatureStats:
         """Statistics of no images yet; for the parameters see FeatureStats."""
@@ -79,56 +69,6 @@ class FeatureExtraction:
         record = {**asdict(self.protocol), "weights": weights}
         return {**record, "fingerprint": protocol_fingerprint(record)}
 
-    def _extract_share(
-        self,
-        images: Images,
-        key: str | None,
-        found: tuple[FeatureStats, PixelDigest] | None,
-        kept: int,
-        role: str,
-        progress: ExtractionProgress | None,
-    ) -> tuple[FeatureStats | None, dict[str, Any]]:
-        """See `extract`; key, found: of the cache, on rank 0; kept: the number of images in `found`.
-
-        Rank 0 alone takes the digest: of the images that it reads for their features, then of those of the
-        other ranks.
-        """
-        start, stop = (kept + image for image in self.rank.share(len(images) - kept))
-        blocks = images.blocks(self.batch_size, start, stop)
-        if self.rank.index > 0:
-            stats = self.new_stats()
-            self._update(stats, blocks, role, progress, (start, stop))
-            self.add_ranks(stats)
-            return None, {}
-        stats, pixels = found or (self.new_stats(capacity=len(images)), PixelDigest(images))
-        self._update(stats, pixels.watch(blocks), role, progress, (start, stop))
-        with ThreadPoolExecutor(1) as thread:
-            digest = thread.submit(pixels.finish)
-            self.add_ranks(stats)
-            record = image_record(images, digest.result())
-        if key:
-            arrays = {**stats.to_arrays(), "digest": _array(record["digest"])}
-            if failure := store_features(features_path(key, len(images)), arrays):
-                self.warnings.append(failure)
-        return stats, record
-
-    def _update(
-        self,
-        stats: FeatureStats,
-        blocks: Iterator[np.ndarray],
-        role: str,
-        progress: ExtractionProgress | None,
-        share: tuple[int, int],
-    ) -> None:
-        """Add blocks of images; share: which images of the file they are, start and stop."""
-        start, stop = share
-        kept = stats.n
-        for outputs in self.extractor.stream(blocks):
-            stats.update(outputs, start + stats.n - kept)
-            if progress:
-                progress(role, stats.n - kept, stop - start)
-        stats.finish()
-
     def add_ranks(self, stats: FeatureStats) -> None:
         """Add the statistics of all other ranks to those of rank 0; on another rank, send its own."""
         if self.rank.count == 1:
@@ -140,44 +80,162 @@ class FeatureExtraction:
         if shares:
             stats.set_moments(moments)
 
-    def _read_cache(self, key: str, images: Images) -> tuple[FeatureStats, PixelDigest] | None:
-        """The cached statistics of all images or else of the first ones, and a digest that has hashed these.
+    def read_cache(self, entry: Path | None) -> tuple[FeatureStats, np.ndarray] | None:
+        """The statistics in a cache entry, and the digest of their images as bytes.
 
-        Statistics of the first ones are those of the images of a batch that has been extended. They are used
-        if they end with a full block of the network: then adding the others gives the numbers of all images
-        to the last bit. None if there is no entry, or if it is damaged or of other images.
+        None if the entry is absent or damaged.
         """
-        for n in cached_sizes(key):
-            if n == len(images) or (n < len(images) and n % self.batch_size == 0):
-                return self._read_entry(features_path(key, n), n, images)
-        return None
-
-    def _read_entry(self, entry: Path, n: int, images: Images) -> tuple[FeatureStats, PixelDigest] | None:
-        """See `_read_cache`; entry: that of the first n images, whose digest is taken at the same time."""
-        chunk, device = self.protocol.inception_score_chunk, str(self.extractor.device)
-        pixels = PixelDigest(images)
-        with ThreadPoolExecutor(1) as thread:
-            digest = thread.submit(pixels.of_first, n)
-            try:
-                arrays = npz.members(entry)
-                stats = FeatureStats.from_arrays(chunk, arrays, device)
-                recorded = arrays["digest"].read()
-            except (BatchError, LookupError, ValueError):
-                return None
-        if not np.array_equal(recorded, _array(digest.result())):
+        if entry is None or not _exists(entry):
             return None
-        mark_used(entry)
-        return stats, pixels
+        try:
+            arrays = npz.members(entry)
+            stats = FeatureStats.from_arrays(
+                self.protocol.inception_score_chunk, arrays, str(self.extractor.device)
+            )
+            return stats, arrays["digest"].read()
+        except (BatchError, LookupError, ValueError):
+            return None
 
-    def _cache_key(self, images: Images) -> str:
-        """The key of the cached features of these images.
+    def write_cache(self, entry: Path, stats: FeatureStats, digest: str) -> None:
+        """Store the statistics of images with this digest; a failure is a warning."""
+        if failure := store_features(entry, {**stats.to_arrays(), "digest": _array(digest)}):
+            self.warnings.append(failure)
+
+    def cache_key(self, first_digest: str) -> str:
+        """The key of the cached features of images with this `first_digest`.
 
         It covers all that decides the features except the number of images and the images after the first
         ones; the digest of all images is stored beside the features.
         """
         fingerprint, device = self.protocol_record()["fingerprint"], self.extractor.device.type
-        parts = (_CACHE_VERSION, images.first_digest(), fingerprint, device, torch.__version__)
+        parts = (_CACHE_VERSION, first_digest, fingerprint, device, torch.__version__)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def extract(
+    extractions: Sequence[FeatureExtraction], images: Images, role: str, progress: ExtractionProgress | None
+) -> list[tuple[FeatureStats | None, dict[str, Any]]]:
+    """By protocol, statistics of the images' features, and what a Result records of the images.
+
+    Every image is read and decoded once for all protocols, except where a cache entry turns out to be of
+    other images that begin like these. role: "samples" or "reference", as `progress` is told. Under torchrun
+    every rank makes the call and extracts its share; the statistics are rank 0's, other ranks get None.
+    """
+    rank, digest = extractions[0].rank, ""
+    entries: list[Path | None] = [None] * len(extractions)
+    keys = [""] * len(extractions)
+    if extractions[0].cache and rank.index == 0:
+        first = images.first_digest()
+        keys = [extraction.cache_key(first) for extraction in extractions]
+        entries = [features_path(key, len(images)) for key in keys]
+    with ThreadPoolExecutor(1) as thread:
+        digesting = thread.submit(images.digest) if all(map(_exists, entries)) else None
+        cached = [
+            extraction.read_cache(entry) for extraction, entry in zip(extractions, entries, strict=True)
+        ]
+        if digesting:
+            digest = digesting.result()
+    extracted: dict[int, FeatureStats | None] = {}
+    for _ in range(2):  # the digest of the first pass can show that an entry is of other images
+        missing = [
+            index
+            for index, hit in enumerate(cached)
+            if broadcast_from_rank0(rank, index not in extracted and not _holds(hit, digest))
+        ]
+        if missing:
+            needed = [extractions[index] for index in missing]
+            begun = _read_first_images(needed, [keys[index] for index in missing], images)
+            stats, digest = _extract_shares(needed, images, begun, role, progress)
+            extracted.update(zip(missing, stats, strict=True))
+    if rank.index > 0:
+        return [(None, {}) for _ in extractions]
+    record, results = image_record(images, digest), []
+    for index, (extraction, entry, hit) in enumerate(zip(extractions, entries, cached, strict=True)):
+        if stats := extracted.get(index):
+            if entry:
+                extraction.write_cache(entry, stats, digest)
+            results.append((stats, record))
+        else:
+            assert entry is not None
+            assert hit is not None
+            mark_used(entry)
+            results.append((hit[0], {**record, "cached": True}))
+    return results
+
+
+def _read_first_images(
+    extractions: Sequence[FeatureExtraction], keys: Sequence[str], images: Images
+) -> tuple[list[FeatureStats], PixelDigest | None]:
+    """By protocol, the cached statistics of the first images, and a digest that has hashed these.
+
+    They are those of a batch that has been extended, if they end with a full block of the network: then
+    adding the other images gives the numbers of all to the last bit. keys: of the cache, empty without one.
+    Statistics of no images, and None, if there are no such entries or if one is damaged or of other images.
+    """
+    sizes = set.intersection(*(set(cached_sizes(key)) if key else set() for key in keys))
+    full = [n for n in sizes if n < len(images) and n % extractions[0].batch_size == 0]
+    if full:
+        n, pixels = max(full), PixelDigest(images)
+        with ThreadPoolExecutor(1) as thread:
+            digest = thread.submit(pixels.of_first, n)
+            cached = [
+                extraction.read_cache(features_path(key, n))
+                for extraction, key in zip(extractions, keys, strict=True)
+            ]
+        if all(_holds(hit, digest.result()) for hit in cached):
+            return [hit[0] for hit in cached if hit], pixels
+    capacity = len(images) if extractions[0].rank.index == 0 else 0
+    return [extraction.new_stats(capacity) for extraction in extractions], None
+
+
+def _extract_shares(
+    extractions: Sequence[FeatureExtraction],
+    images: Images,
+    begun: tuple[list[FeatureStats], PixelDigest | None],
+    role: str,
+    progress: ExtractionProgress | None,
+) -> tuple[Sequence[FeatureStats | None], str]:
+    """On rank 0 the statistics by protocol, after one pass of all ranks over the images, and the digest.
+
+    begun: see `_read_first_images`; of other ranks nothing is. Rank 0 alone takes the digest: of the images
+    that it reads for their features, then of those of the other ranks.
+    """
+    rank, (found, hashed) = extractions[0].rank, begun
+    kept = broadcast_from_rank0(rank, found[0].n)
+    start, stop = (kept + image for image in rank.share(len(images) - kept))
+    blocks = images.blocks(extractions[0].batch_size, start, stop)
+    if rank.index > 0:
+        _update(found, extractions, blocks, role, progress, (start, stop))
+        for extraction, stats in zip(extractions, found, strict=True):
+            extraction.add_ranks(stats)
+        return [None] * len(extractions), ""
+    pixels = hashed or PixelDigest(images)
+    _update(found, extractions, pixels.watch(blocks), role, progress, (start, stop))
+    with ThreadPoolExecutor(1) as thread:
+        digest = thread.submit(pixels.finish)
+        for extraction, stats in zip(extractions, found, strict=True):
+            extraction.add_ranks(stats)
+        return found, digest.result()
+
+
+def _update(
+    found: Sequence[FeatureStats],
+    extractions: Sequence[FeatureExtraction],
+    blocks: Iterator[np.ndarray],
+    role: str,
+    progress: ExtractionProgress | None,
+    share: tuple[int, int],
+) -> None:
+    """Add blocks of images to the statistics; share: which images of the file they are, start and stop."""
+    start, stop = share
+    kept = found[0].n
+    for outputs in stream([extraction.extractor for extraction in extractions], blocks):
+        for stats, activations in zip(found, outputs, strict=True):
+            stats.update(activations, start + stats.n - kept)
+        if progress:
+            progress(role, found[0].n - kept, stop - start)
+    for stats in found:
+        stats.finish()
 
 
 def load_extraction(
@@ -217,10 +275,42 @@ def load_extraction(
     )
 
 
+def load_extractions(
+    protocols: Sequence[str | None], *, inception: str | Path | None = None, **options: Any
+) -> list[FeatureExtraction]:
+    """The named protocols, all with their networks loaded; for the options see `load_extraction`.
+
+    inception: with several protocols it replaces the weights of those with the Inception. Raises UsageError
+    if there is none, and as `load_extraction`.
+    """
+    replaced = list(protocols)
+    if inception is not None and len(protocols) > 1:
+        replaced = [name for name in protocols if protocol_named(name or "").network == INCEPTION]
+        if not replaced:
+            raise UsageError(
+                f"none of the protocols {', '.join(map(str, protocols))} has the Inception. Give the weights "
+                "of another network with its protocol alone."
+            )
+    return [
+        load_extraction(name, inception=inception if name in replaced else None, **options)
+        for name in protocols
+    ]
+
+
 def image_record(images: Images, digest: str) -> dict[str, Any]:
     """What a Result records of images with this digest that have been read."""
     crop = {"crop": images.crop} if images.crop else {}
     return {"n": len(images), "size": list(images.size), **crop, "digest": digest, "cached": False}
+
+
+def _exists(entry: Path | None) -> bool:
+    """True if a cache entry is there."""
+    return entry is not None and os.path.exists(entry)  # noqa: PTH110 - Path.exists raises for a folder that is not ours
+
+
+def _holds(cached: tuple[FeatureStats, np.ndarray] | None, digest: str) -> bool:
+    """True if a cache entry is of images with this digest; an empty one is not known yet."""
+    return cached is not None and (not digest or np.array_equal(cached[1], _array(digest)))
 
 
 def _array(digest: str) -> np.ndarray:

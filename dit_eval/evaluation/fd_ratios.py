@@ -96,7 +96,8 @@ def frechet_ratios(
     on, each made by `make_reference` with the protocol of that name; validation: one with those of validation
     images, from which the normalisers are computed; None takes the published ones, whose printed digits widen
     the intervals; trained_on: spaces whose Fréchet distance was a training loss of the model; settings: of
-    `evaluate`. Under torchrun every rank makes the call, and ranks other than 0 get None.
+    `evaluate`. The samples are read once, with all six networks in memory. Under torchrun every rank makes
+    the call, and ranks other than 0 get None.
     Raises UsageError for unknown spaces or missing files, and other DitEvalErrors as `evaluate`.
     Source: FD-Loss, `eval_all_fds.py`.
     """
@@ -109,20 +110,24 @@ def frechet_ratios(
                 f"{folder} lacks {', '.join(missing)}. Make each with `dit-eval ref make IMAGES --protocol "
                 "fdr-SPACE --out fdr-SPACE.npz`."
             )
-    ratios, normalisers, results = {}, {}, {}
-    for space in SPACES:
-        reference = files[0][space]
-        result = evaluate(samples, reference, protocol=f"fdr-{space}", metrics=["fid"], **settings)
-        if result is None:
-            continue
-        normaliser = PUBLISHED[space] if validation is None else _normaliser(files[1][space], reference)
-        ratios[space] = frechet_ratio(result.metrics["fid"], result.influence["fid"], normaliser)
-        normalisers[space] = f"{normaliser.value:.6g}{', published' if validation is None else ''}"
-        results[space] = result
-    if not results:
+    normalisers = dict(PUBLISHED)
+    if validation is not None:
+        normalisers = {space: _normaliser(files[1][space], files[0][space]) for space in SPACES}
+    references = {f"fdr-{space}": files[0][space] for space in SPACES}
+    found = evaluate(samples, references, metrics=["fid"], **settings)
+    if found is None:
         return None
+    results = dict(zip(SPACES, found, strict=True))
+    ratios = {
+        space: frechet_ratio(result.metrics["fid"], result.influence["fid"], normalisers[space])
+        for space, result in results.items()
+    }
+    source = ", published" if validation is None else ""
     return FrechetRatios(
-        ratios=ratios, normalisers=normalisers, trained_on=tuple(trained_on), results=results
+        ratios=ratios,
+        normalisers={space: f"{normaliser.value:.6g}{source}" for space, normaliser in normalisers.items()},
+        trained_on=tuple(trained_on),
+        results=results,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from dit_eval.errors import BatchError, UsageError
 from dit_eval.evaluation.evaluator import Evaluator
-from dit_eval.evaluation.extraction import ExtractionProgress, load_extraction
+from dit_eval.evaluation.extraction import ExtractionProgress, extract, load_extraction
 from dit_eval.evaluation.measurement import SampleSet
 from dit_eval.evaluation.references import has_statistics, write_reference
 from dit_eval.io.addresses import asset_at, is_address, named_by_address
@@ -24,7 +24,6 @@ from dit_eval.version import __version__
 
 
 class _Options(TypedDict, total=False):
-    protocol: str | None
     inception: str | Path | None
     device: str
     batch_size: int
@@ -41,17 +40,33 @@ class _Options(TypedDict, total=False):
 
 @overload
 def evaluate(
-    samples: str | Path | Iterable[np.ndarray], reference: str | Path, **options: Unpack[_Options]
+    samples: str | Path | Iterable[np.ndarray],
+    reference: str | Path,
+    *,
+    protocol: str | None = None,
+    **options: Unpack[_Options],
 ) -> Result | None: ...
 @overload
 def evaluate(
-    samples: str | Path | Iterable[np.ndarray], reference: Sequence[str | Path], **options: Unpack[_Options]
+    samples: str | Path | Iterable[np.ndarray],
+    reference: Sequence[str | Path] | Mapping[str, str | Path],
+    *,
+    protocol: str | Sequence[str] | None = None,
+    **options: Unpack[_Options],
+) -> list[Result] | None: ...
+@overload
+def evaluate(
+    samples: str | Path | Iterable[np.ndarray],
+    reference: str | Path,
+    *,
+    protocol: list[str] | tuple[str, ...],
+    **options: Unpack[_Options],
 ) -> list[Result] | None: ...
 def evaluate(
     samples: str | Path | Iterable[np.ndarray],
-    reference: str | Path | Sequence[str | Path],
+    reference: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
     *,
-    protocol: str | None = None,
+    protocol: str | Sequence[str] | None = None,
     inception: str | Path | None = None,
     device: str = "auto",
     batch_size: int = 64,
@@ -70,8 +85,11 @@ def evaluate(
     samples, reference: an .npz, an .npy, a folder or a zip of images, or the address of an .npz (https:// or
     hf://); the reference may also be a registered name or hold stored statistics. Samples may also be uint8
     arrays N×H×W×3, one after another, as from a training loop: they are read once and never stored; see
-    `Evaluator`. Several references give a list of Results, for which the samples are measured once. protocol:
-    None takes the reference's own, or "adm" if it names none. metrics: names of those to compute, None for
+    `Evaluator`. Several references, or a mapping from protocols to the reference of each, give a list of
+    Results, for which the samples are read once. protocol: None takes the reference's own, or "adm" if it
+    names none; a sequence of several gives a list of Results, by protocol and reference: a reference is
+    measured by the protocol that it names, else by all, or by those with as many features as its stored
+    statistics have. All networks are then in memory at once. metrics: names of those to compute, None for
     the five. image_size, crop, key: how the images of both are read, see `io.crops.ImageOptions`. label: the
     result's name in tables; None takes that in the record of the samples. Under torchrun the images are
     shared among the ranks and the Result is rank 0's; other ranks get None. The order of the arguments is
@@ -100,9 +118,10 @@ def evaluate(
             results = _evaluate_file(evaluator, str(samples), images, label, progress)
         else:
             results = _evaluate_arrays(evaluator, images, label, progress)
-        if evaluator.extraction.rank.index > 0:
+        if evaluator.rank.index > 0:
             return None
-    return results[0] if isinstance(reference, (str, Path)) else results
+    one = isinstance(reference, (str, Path)) and (protocol is None or isinstance(protocol, str))
+    return results[0] if one else results
 
 
 def make_reference(
@@ -121,8 +140,8 @@ def make_reference(
 ) -> Path:
     """Write a reference: statistics, images, labels if there are any, and provenance.
 
-    The arrays are mu, sigma, mu_s, sigma_s, arr_0 and arr_1; the provenance holds the warnings about the
-    images. The parameters are those of `evaluate`.
+    The arrays are mu, sigma, arr_0 and arr_1 and, of a network with spatial features, mu_s and sigma_s; the
+    provenance holds the warnings about the images. The parameters are those of `evaluate`.
     Raises DitEvalError for whatever is wrong with the input; no incomplete file is left behind.
 
     >>> dit_eval.make_reference("batch.npz", "reference.npz", protocol="digits").name
@@ -179,19 +198,23 @@ def _evaluate_file(
     """The Results on rank 0; an empty list on other ranks. path: as the user gave it."""
     with named_by_address(path, images.path):
         labels = images.labels()
-        stats, section = evaluator.extraction.extract(images, "samples", progress)
-    if stats is None:
+        measured = extract(evaluator.extractions, images, "samples", progress)
+    if evaluator.rank.index > 0:
         return []
-    record, record_warnings = _generation_record(images, section["digest"])
+    record, record_warnings = _generation_record(images, measured[0][1]["digest"])
     record_label = record.pop("label", None)
-    samples = SampleSet(
-        stats=stats,
-        section={"path": path, **section, **record},
-        labels=labels,
-        label=label or record_label,
-        notes=images.notes,
-        record_warnings=tuple(record_warnings),
-    )
+    samples = [
+        SampleSet(
+            stats=stats,
+            section={"path": path, **section, **record},
+            labels=labels,
+            label=label or record_label,
+            notes=images.notes,
+            record_warnings=tuple(record_warnings),
+        )
+        for stats, section in measured
+        if stats is not None  # always, on this rank
+    ]
     return evaluator.measure(samples)
 
 

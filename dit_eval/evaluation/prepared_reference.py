@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from dit_eval.errors import UsageError
-from dit_eval.evaluation.extraction import ExtractionProgress, FeatureExtraction, image_record
+from dit_eval.evaluation.extraction import ExtractionProgress, FeatureExtraction, extract, image_record
+from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.evaluation.references import Reference, require_same_protocol
 from dit_eval.features.protocols import protocol_named
 from dit_eval.io.addresses import named_by_address
@@ -18,7 +19,7 @@ Kind = Literal["pool", "spatial"]
 
 
 class PreparedReference:
-    """A reference and, on rank 0, the features of its images.
+    """A reference and, on rank 0, the features of its images by one protocol.
 
     name: as the user gave it; stats: None on other ranks and for a reference without images; labels: (N,)
     integers, None where they are unknown.
@@ -29,25 +30,13 @@ class PreparedReference:
         name: str | Path,
         reference: Reference,
         extraction: FeatureExtraction,
-        progress: ExtractionProgress | None = None,
-        *,
-        images: bool = True,
+        stats: FeatureStats | None,
+        record: dict[str, Any],
     ) -> None:
-        """Every rank makes the call. images: False leaves out the features of the images.
-
-        Raises StatisticsError for statistics of another protocol.
-        """
+        """stats, record: as `extract` returns them; see `prepare_reference`."""
         self.name, self.reference = name, reference
-        self.stats, self.labels, self._record = None, None, {}
-        with named_by_address(name, reference.path):
-            require_same_protocol(reference, extraction.protocol_record())
-        if reference.images is not None and images:
-            require_points("reference", len(reference.images), extraction.protocol.k)
-            self.labels = reference.images.labels()
-            self.stats, self._record = extraction.extract(reference.images, "reference", progress)
-        elif reference.images is not None and extraction.rank.index == 0:
-            digest = reference.provenance.get("digest") or reference.images.digest()
-            self._record = image_record(reference.images, digest)
+        self.stats, self._record = stats, record
+        self.labels = None if stats is None or reference.images is None else reference.images.labels()
         self._k, self._device = extraction.protocol.k, str(extraction.extractor.device)
         self._gaussians: dict[Kind, tuple[Gaussian, str]] = {}
         self._manifolds: dict[bool, Manifold] = {}
@@ -91,23 +80,92 @@ class PreparedReference:
         return self._manifolds[float16]
 
 
-def choose_protocol(requested: str | None, references: Iterable[tuple[str, Reference]]) -> str | None:
-    """The requested protocol, else that which the references name, None if they name none.
+def prepare_reference(
+    name: str | Path,
+    reference: Reference,
+    extractions: Sequence[FeatureExtraction],
+    progress: ExtractionProgress | None,
+    *,
+    images: bool,
+) -> list[PreparedReference]:
+    """The reference for each protocol; its images are read once for all of them.
 
-    Raises UsageError before a network is loaded: for references of several protocols, or of another one than
-    that which is requested.
+    images: False leaves out the features of the images. Every rank makes the call. Raises StatisticsError for
+    statistics of another protocol or too few images.
+    """
+    for extraction in extractions:
+        with named_by_address(name, reference.path):
+            require_same_protocol(reference, extraction.protocol_record())
+    measured: list[tuple[FeatureStats | None, dict[str, Any]]] = [(None, {}) for _ in extractions]
+    if reference.images is not None and images:
+        require_points("reference", len(reference.images), max(each.protocol.k for each in extractions))
+        measured = extract(extractions, reference.images, "reference", progress)
+    elif reference.images is not None and extractions[0].rank.index == 0:
+        digest = reference.provenance.get("digest") or reference.images.digest()
+        measured = [(None, image_record(reference.images, digest)) for _ in extractions]
+    return [
+        PreparedReference(name, reference, extraction, *found)
+        for extraction, found in zip(extractions, measured, strict=True)
+    ]
+
+
+def pair_with_protocols(
+    references: Sequence[tuple[str, Reference]], extractions: Sequence[FeatureExtraction]
+) -> list[list[FeatureExtraction]]:
+    """For each reference the protocols by which it is measured.
+
+    Of several protocols, that is the one it names; else all of them or, for stored statistics, those with as
+    many features. Raises UsageError for a reference or a protocol that is left over.
+    """
+    if len(extractions) == 1:
+        return [list(extractions) for _ in references]
+    pairs = [
+        [extraction for extraction in extractions if extraction.protocol.name == reference.protocol]
+        or [extraction for extraction in extractions if _has_features_of(reference, extraction)]
+        for _, reference in references
+    ]
+    dimensions = ", ".join(f"{each.protocol.name} {each.extractor.dimensions[0]:,}" for each in extractions)
+    for (name, _), chosen in zip(references, pairs, strict=True):
+        if not chosen:
+            raise UsageError(
+                f"{name} holds statistics of other features than those of the protocols ({dimensions})."
+            )
+    for extraction in extractions:
+        if not any(extraction in chosen for chosen in pairs):
+            protocol = extraction.protocol.name
+            raise UsageError(
+                f"no reference is of protocol {protocol}. Add one that `dit-eval ref make --protocol "
+                f"{protocol}` has written, or reference images without statistics."
+            )
+    return pairs
+
+
+def _has_features_of(reference: Reference, extraction: FeatureExtraction) -> bool:
+    return reference.pool is None or len(reference.pool.mean) == extraction.extractor.dimensions[0]
+
+
+def choose_protocols(
+    requested: Sequence[str], references: Iterable[tuple[str, Reference]]
+) -> Sequence[str | None]:
+    """The requested protocols, else that which the references name, None if they name none.
+
+    Raises UsageError before a network is loaded: for references of several protocols if none is requested, or
+    of another one than the only one that is.
     """
     named = {reference.protocol: name for name, reference in references if reference.protocol}
+    if len(requested) == 1:
+        for own, name in named.items():
+            if protocol_named(requested[0]).name != own:
+                raise UsageError(
+                    f"{name} holds statistics of protocol {own}, and --protocol is {requested[0]}. Leave out "
+                    f"--protocol to evaluate with {own}, or make a reference of images with `dit-eval ref "
+                    f"make IMAGES --protocol {requested[0]} --out REF.npz`."
+                )
+    if requested:
+        return requested
     if len(named) > 1:
         listed = ", ".join(f"{name} of {protocol}" for protocol, name in named.items())
         raise UsageError(
-            f"the references are of several protocols ({listed}); evaluate against them one at a time."
+            f"the references are of several protocols ({listed}); name all of them with --protocol."
         )
-    own = next(iter(named), None)
-    if requested and own and protocol_named(requested).name != own:
-        raise UsageError(
-            f"{named[own]} holds statistics of protocol {own}, and --protocol is {requested}. Leave out "
-            f"--protocol to evaluate with {own}, or make a reference of images with `dit-eval ref make "
-            f"IMAGES --protocol {requested} --out REF.npz`."
-        )
-    return requested or own
+    return [next(iter(named), None)]

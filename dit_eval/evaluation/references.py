@@ -129,20 +129,26 @@ def write_reference(out: Path, images: Images, stats: FeatureStats, provenance: 
     """Write statistics, images, their labels where there are any, and provenance. Raises BatchError."""
     if out.suffix != ".npz":
         raise UsageError(f"{out}: a reference is an .npz file; name it {out.with_suffix('.npz').name}.")
-    pool, spatial = stats.pool, stats.spatial
-    spatial_arrays = {"mu_s": spatial.mean, "sigma_s": spatial.covariance} if len(spatial.mean) else {}
+    spatial = stats.spatial
     labels = images.labels()
     npz.write_npz(
         out,
         {
-            "mu": pool.mean,
-            "sigma": pool.covariance,
-            **spatial_arrays,
+            **statistics_arrays(stats.pool, spatial if len(spatial.mean) else None),
             "arr_0": npz.Rows((len(images), *images.size, 3), np.uint8, images.blocks(256)),
             **({} if labels is None else {"arr_1": labels}),
             _PROVENANCE: np.array(json.dumps(provenance, sort_keys=True)),
         },
     )
+
+
+def statistics_arrays(pool: Gaussian, spatial: Gaussian | None) -> dict[str, np.ndarray]:
+    """Statistics as the arrays of a reference; spatial: None for a network without spatial features."""
+    arrays = {}
+    for gaussian, (mean, covariance) in ((pool, _POOL), (spatial, _SPATIAL)):
+        if gaussian is not None:
+            arrays |= {mean: gaussian.mean, covariance: gaussian.covariance}
+    return arrays
 
 
 def _gaussian(path: Path, arrays: dict[str, npz.Member], mean: str, covariance: str) -> Gaussian | None:

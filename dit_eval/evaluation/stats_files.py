@@ -1,8 +1,8 @@
 """Files of statistics that can be merged and subtracted, such as those of machines, classes or folds.
 
-A file is a reference as `dit-eval ref make` writes it, with or without images: mu, sigma, mu_s, sigma_s and,
-in its provenance, n and the protocol. Merged files hold no images: only FID and sFID can be measured against
-them.
+A file is a reference as `dit-eval ref make` writes it, with or without images: mu, sigma and, where the
+network has spatial features, mu_s, sigma_s; in its provenance, n and the protocol. Merged files hold no
+images: only FID and sFID can be measured against them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dit_eval.errors import StatisticsError, UsageError
-from dit_eval.evaluation.references import open_reference
+from dit_eval.evaluation.references import open_reference, statistics_arrays
 from dit_eval.io import npz
 from dit_eval.metrics.gaussian import Gaussian, Moments
 from dit_eval.version import __version__
@@ -24,23 +24,31 @@ from dit_eval.version import __version__
 
 @dataclass(frozen=True)
 class StatsFile:
-    """Pool and spatial Gaussians of n images, and the record of the protocol that measured them."""
+    """Gaussians of n images, and the record of the protocol that measured them.
+
+    spatial: None for a network without spatial features.
+    """
 
     path: Path
     n: int
     pool: Gaussian
-    spatial: Gaussian
+    spatial: Gaussian | None
     protocol: dict[str, Any]
+
+    def describe_features(self) -> str:
+        """Such as "2,048 pool and 2,023 spatial features"."""
+        spatial = "" if self.spatial is None else f" and {len(self.spatial.mean):,} spatial"
+        return f"{len(self.pool.mean):,} pool{spatial} features"
 
 
 def read_stats(path: Path) -> StatsFile:
     """The statistics in a file. Raises StatisticsError if it does not say how many images they are of."""
     stored = open_reference(path)
     provenance = stored.provenance
-    if not (stored.pool and stored.spatial and "n" in provenance and "protocol" in provenance):
+    if not (stored.pool and "n" in provenance and "protocol" in provenance):
         raise StatisticsError(
-            f"{path} lacks mu, sigma, mu_s or sigma_s, or does not say of how many images and by which "
-            "protocol they are. Only files of `dit-eval ref make` and `dit-eval stats` can be merged."
+            f"{path} lacks mu and sigma, or does not say of how many images and by which protocol they are. "
+            "Only files of `dit-eval ref make` and `dit-eval stats` can be merged."
         )
     return StatsFile(path, provenance["n"], stored.pool, stored.spatial, provenance["protocol"])
 
@@ -69,9 +77,10 @@ def _write(terms: Sequence[tuple[int, StatsFile]], out: Path) -> StatsFile:
         raise UsageError(f"{out}: statistics are an .npz file; name it {out.with_suffix('.npz').name}.")
     n = sum(sign * part.n for sign, part in terms)
     pool = _sum([(sign, part.n, part.pool) for sign, part in terms])
-    spatial = _sum([(sign, part.n, part.spatial) for sign, part in terms])
+    spatial_terms = [(sign, part.n, part.spatial) for sign, part in terms if part.spatial]
+    spatial = _sum(spatial_terms) if spatial_terms else None
     first, last = terms[0][1], terms[-1][1]
-    if (pool.covariance.diagonal() < 0).any() or (spatial.covariance.diagonal() < 0).any():
+    if any((found.covariance.diagonal() < 0).any() for found in (pool, spatial) if found):
         raise StatisticsError(f"{last.path} is not a part of {first.path}: a variance would be negative.")
     provenance = {
         "made_by": f"dit-eval {__version__}",
@@ -79,7 +88,7 @@ def _write(terms: Sequence[tuple[int, StatsFile]], out: Path) -> StatsFile:
         "parts": [f"{'+' if sign > 0 else '-'}{part.path.name}" for sign, part in terms],
         "protocol": first.protocol,
     }
-    arrays = {"mu": pool.mean, "sigma": pool.covariance, "mu_s": spatial.mean, "sigma_s": spatial.covariance}
+    arrays = statistics_arrays(pool, spatial)
     npz.write_npz(out, {**arrays, "provenance": np.array(json.dumps(provenance, sort_keys=True))})
     return StatsFile(out, n, pool, spatial, first.protocol)
 
@@ -101,9 +110,10 @@ def _sum(terms: Sequence[tuple[int, int, Gaussian]]) -> Gaussian:
 def _require_one_protocol(parts: Sequence[StatsFile]) -> None:
     first = parts[0]
     for part in parts[1:]:
-        if (len(part.pool.mean), len(part.spatial.mean)) != (len(first.pool.mean), len(first.spatial.mean)):
+        if part.describe_features() != first.describe_features():
             raise StatisticsError(
-                f"{first.path} and {part.path} are statistics of other numbers of features."
+                f"{first.path} holds statistics of {first.describe_features()} and {part.path} of "
+                f"{part.describe_features()}; only those of the same features can be added."
             )
         if part.protocol.get("fingerprint") != first.protocol.get("fingerprint"):
             raise StatisticsError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -64,27 +64,15 @@ class FeatureExtractor:
         """Outputs of the network on its device for one block of images, uint8 (n, H, W, 3) on any device."""
         if isinstance(images, Tensor) and (images.device.type == "cpu" or self._resize.on_host):
             images = images.cpu().numpy()
-        inputs = [images] if isinstance(images, Tensor) else self._inputs(iter([images]))
+        batches = [[images]] if isinstance(images, Tensor) else _inputs([self], iter([images]))
         with keep_freed_memory(self.device):
-            (outputs,) = map(self._forward, inputs)
+            (outputs,) = [self._forward(batch) for (batch,) in batches]
         return outputs
 
     def stream(self, blocks: Iterator[np.ndarray]) -> Iterator[Activations]:
-        """Outputs of the network on the device, block by block, without waiting for the device.
-
-        blocks: images uint8 (n, H, W, 3); they are read in another thread, ahead of the network.
-        """
-        with keep_freed_memory(self.device):
-            for images in prefetch(self._inputs(blocks)):
-                yield self._forward(images)
-
-    def _inputs(self, blocks: Iterator[np.ndarray]) -> Iterator[Tensor]:
-        """Blocks as they are copied to the device: after the host's part of the resize, in pinned memory."""
-        resize, pin = self._resize.on_host, self.device.type == "cuda"
-        with ThreadPoolExecutor(cores_per_process()) as workers:
-            for block in blocks:
-                images = torch.from_numpy(np.stack(list(workers.map(resize, block))) if resize else block)
-                yield images.pin_memory() if pin else images
+        """Outputs of this network alone; see `stream`."""
+        for (outputs,) in stream([self], blocks):
+            yield outputs
 
     @torch.inference_mode()
     def _forward(self, images: Tensor) -> Activations:
@@ -92,6 +80,36 @@ class FeatureExtractor:
             batch = images.to(self.device, non_blocking=True)
             outputs = self._network(self._resize.on_device(batch))
             return Activations(*(output.float() for output in outputs))
+
+
+def stream(
+    extractors: Sequence[FeatureExtractor], blocks: Iterator[np.ndarray]
+) -> Iterator[list[Activations]]:
+    """Outputs of every network on the device, block by block, without waiting for the device.
+
+    extractors: on one device, where all their networks are in memory at once; blocks: images uint8
+    (n, H, W, 3); they are read once, in another thread, ahead of the networks.
+    """
+    with keep_freed_memory(extractors[0].device):
+        for inputs in prefetch(_inputs(extractors, blocks)):
+            yield [extractor._forward(batch) for extractor, batch in zip(extractors, inputs, strict=True)]
+
+
+def _inputs(extractors: Sequence[FeatureExtractor], blocks: Iterator[np.ndarray]) -> Iterator[list[Tensor]]:
+    """Every block as it is copied to the device for each extractor: after the host's part of its resize, in
+    pinned memory. Extractors with the same part share the copy.
+    """
+    resizes, pin = (
+        [extractor._resize.on_host for extractor in extractors],
+        extractors[0].device.type == "cuda",
+    )
+    with ThreadPoolExecutor(cores_per_process()) as workers:
+        for block in blocks:
+            batches = {}
+            for resize in dict.fromkeys(resizes):
+                images = torch.from_numpy(np.stack(list(workers.map(resize, block))) if resize else block)
+                batches[resize] = images.pin_memory() if pin else images
+            yield [batches[resize] for resize in resizes]
 
 
 def load_network(protocol: Protocol, weights: Path) -> nn.Module:

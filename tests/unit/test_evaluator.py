@@ -134,7 +134,7 @@ def test_without_intervals_the_values_are_the_same_and_nothing_else_is_kept(file
         result = evaluator.compute()
         assert result.metrics == file_result.metrics
         assert (result.intervals, dict(result.influence)) == ({}, {})
-        assert len(evaluator._stats.spatial_features) == 0
+        assert len(evaluator._stats[0].spatial_features) == 0
 
 
 def test_chosen_metrics_alone_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_the_reference_is_loaded_factored_and_searched_once(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    for name in ("open_reference", "load_extraction"):
+    for name in ("open_reference", "load_extractions"):
         monkeypatch.setattr(f"dit_eval.evaluation.evaluator.{name}", None)
     manifold = "dit_eval.evaluation.prepared_reference.Manifold"
     from dit_eval.metrics.precision_recall import Manifold
@@ -156,12 +156,12 @@ def test_the_reference_is_loaded_factored_and_searched_once(
     monkeypatch.setattr(manifold, lambda *args: calls.append(args) or Manifold(*args))
     evaluator.update(IMAGES)
     evaluator.compute()
-    gaussian = evaluator._references[0].gaussian("pool")
+    gaussian = evaluator._references[0][0].gaussian("pool")
     assert gaussian is not None
     factor = gaussian[0].factor("cpu")
     evaluator.compute()
     assert len(calls) == 2  # in float32 and in ADM's float16
-    assert evaluator._references[0].gaussian("pool") is gaussian
+    assert evaluator._references[0][0].gaussian("pool") is gaussian
     assert gaussian[0].factor("cpu") is factor
 
 
@@ -212,7 +212,7 @@ def test_scalars_are_values_and_half_widths(evaluator: Evaluator) -> None:
 
 def test_a_failed_update_can_be_repeated(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after running out of memory in the third of four blocks: what was added stays counted."""
-    extractor = evaluator.extraction.extractor
+    extractor = evaluator.extractions[0].extractor
     activations, calls = extractor.activations, []
 
     def failing(images: np.ndarray) -> Any:
@@ -242,9 +242,13 @@ def test_close_frees_the_reference_at_once(evaluator: Evaluator) -> None:
 
     evaluator.update(IMAGES)
     evaluator.compute()
-    manifold = evaluator._references[0].manifold(False)
+    manifold = evaluator._references[0][0].manifold(False)
     assert manifold is not None
-    freed = [weakref.ref(manifold), weakref.ref(evaluator._stats), weakref.ref(extractor_network(evaluator))]
+    freed = [
+        weakref.ref(manifold),
+        weakref.ref(evaluator._stats[0]),
+        weakref.ref(extractor_network(evaluator)),
+    ]
     del manifold
     gc.disable()
     try:
@@ -257,7 +261,7 @@ def test_close_frees_the_reference_at_once(evaluator: Evaluator) -> None:
 
 
 def extractor_network(evaluator: Evaluator) -> torch.nn.Module:
-    return evaluator.extraction.extractor._network
+    return evaluator.extractions[0].extractor._network
 
 
 def test_images_of_the_reference_are_not_extracted_where_its_statistics_suffice() -> None:

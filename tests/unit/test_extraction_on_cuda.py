@@ -17,12 +17,13 @@ from dit_eval.evaluation.feature_stats import _IN_FLIGHT, FeatureStats
 from dit_eval.evaluation.metric_table import with_optional
 from dit_eval.evaluation.pipeline import evaluate
 from dit_eval.features.digits import DigitsNetwork
-from dit_eval.features.extractor import NETWORKS, FeatureExtractor
+from dit_eval.features.extractor import NETWORKS, FeatureExtractor, stream
 from dit_eval.features.inception import Inception
 from dit_eval.features.network import Activations
 from dit_eval.features.protocols import INCEPTION, PROTOCOLS
 from dit_eval.generation.models import FlowModel
 from dit_eval.generation.pipeline import generate
+from dit_eval.io import assets
 from dit_eval.io.npz import write_npz
 from dit_eval.metrics.fid_infinity import extrapolated_distance
 from dit_eval.metrics.frechet import frechet_distance, frechet_influence
@@ -30,6 +31,7 @@ from dit_eval.metrics.gaussian import Gaussian, moments_on
 from dit_eval.metrics.inception_score import score_influence
 from dit_eval.metrics.precision_recall import precision_recall
 from tests.fake_cuda import CUDA, fake_cuda
+from tests.tiny_encoders import EncoderOnCuda
 
 RNG = np.random.default_rng(0)
 BATCHES = 40
@@ -62,6 +64,7 @@ def networks_on_cuda(monkeypatch: pytest.MonkeyPatch, inception: nn.Module) -> N
         digits = DigitsNetwork()
     monkeypatch.setitem(NETWORKS, INCEPTION, lambda _: on_cuda(inception))
     monkeypatch.setitem(NETWORKS, "digits", lambda _: on_cuda(digits))
+    monkeypatch.setattr("dit_eval.features.extractor.load_encoder", EncoderOnCuda)
 
 
 def images(n: int, size: int = 8) -> np.ndarray:
@@ -73,6 +76,8 @@ def images(n: int, size: int = 8) -> np.ndarray:
 
 @pytest.mark.parametrize(("protocol", "size", "batch", "batches"), [
     ("digits", 8, 16, BATCHES), ("adm", 32, 2, 12), ("clean", 32, 2, 12),
+    ("dinov2", 32, 2, 12), ("dinov2-pil", 32, 2, 12),
+    ("fdr-mae", 32, 2, 12), ("fdr-siglip2", 32, 2, 12), ("fdr-convnext", 32, 2, 12),
 ])  # fmt: skip
 def test_the_loop_never_waits_for_the_device(protocol: str, size: int, batch: int, batches: int) -> None:
     def blocks() -> Iterator[np.ndarray]:
@@ -93,6 +98,22 @@ def test_the_loop_never_waits_for_the_device(protocol: str, size: int, batch: in
         assert stats.features.shape == (batch * batches, extractor.dimensions[0])
         assert len(stats.spatial_features) == len(stats.probabilities) == batch * batches
         assert sum(chunk.n for chunk in stats.score.sums.values()) == batch * batches
+
+
+def test_several_networks_share_a_loop_that_never_waits() -> None:
+    names, done = ("digits", "dinov2-pil", "fdr-siglip2"), 0
+    with fake_cuda() as calls:
+        extractors = [FeatureExtractor(PROTOCOLS[name], Path("none"), CUDA) for name in names]
+        all_stats = [FeatureStats(50, *each.dimensions, capacity=0, device="cuda") for each in extractors]
+        calls.synchronising.clear()
+        for outputs in stream(extractors, iter(np.split(images(24), 12))):
+            for stats, activations in zip(all_stats, outputs, strict=True):
+                stats.update(activations, done)
+            done += 2
+        for stats in all_stats:
+            stats.finish()
+    assert calls.synchronising == []
+    assert [stats.features.shape for stats in all_stats] == [(24, each.dimensions[0]) for each in extractors]
 
 
 def test_a_copy_that_waits_in_the_loop_is_found() -> None:
@@ -186,6 +207,27 @@ def test_an_evaluation_runs_on_the_device_from_beginning_to_end(tmp_path: Path, 
         assert len(result.metrics) == 9
         assert "_linalg_eigh" in calls.operators
         assert "digits" in result.protocol["name"]
+
+
+def test_an_evaluation_by_several_protocols_runs_on_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("samples", "reference"):
+        write_npz(tmp_path / f"{name}.npz", {"arr_0": images(60)})
+    weights = assets.folder("models") / "digits" / "features.safetensors"  # of all networks, which are fake
+    monkeypatch.setattr("dit_eval.evaluation.extraction.assets.fetch", lambda *_, **__: weights)
+    names = ("digits", "fdr-siglip2", "fdr-convnext")
+    with fake_cuda() as calls:
+        results = evaluate(
+            tmp_path / "samples.npz", tmp_path / "reference.npz", protocol=names, device="cuda",
+            batch_size=16, cache=False, metrics=with_optional(["kid", "density", "coverage", "mind"]),
+        )  # fmt: skip
+    assert results is not None
+    assert [result.protocol["name"] for result in results] == list(names)
+    for result in results:
+        assert result.environment["device"] == "fake CUDA device"
+        assert {"fid", "precision", "recall", "kid", "density", "coverage", "mind"} <= result.metrics.keys()
+    assert "_linalg_eigh" in calls.operators
 
 
 def test_an_evaluator_takes_tensors_of_the_device_to_the_result(tmp_path: Path) -> None:

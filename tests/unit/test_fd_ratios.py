@@ -11,7 +11,7 @@ import pytest
 
 from dit_eval.errors import UsageError
 from dit_eval.evaluation.fd_ratios import SPACES, frechet_ratios
-from dit_eval.evaluation.pipeline import make_reference
+from dit_eval.evaluation.pipeline import evaluate, make_reference
 from dit_eval.features.protocols import PROTOCOLS
 from dit_eval.metrics.fd_ratio import PUBLISHED
 from tests.command import assert_one_sentence
@@ -60,6 +60,38 @@ def test_published_normalisers_divide_the_distances_and_spaces_are_told_apart(fo
         assert entry["low"] < entry["value"] < entry["high"]
     assert written["means"]["FDr⁶"]["value"] == pytest.approx(np.mean(list(values.values())))
     assert written["means"]["trained on"]["value"] == pytest.approx((values["mae"] + values["clip"]) / 2)
+
+
+def test_six_spaces_are_measured_in_one_pass_with_the_numbers_of_six(folder: Path) -> None:
+    done: list[int] = []
+    found = frechet_ratios(
+        folder / "batch.npz",
+        folder / "train",
+        device="cpu",
+        batch_size=20,
+        cache=False,
+        progress=lambda _, n, total: done.append(n),
+    )
+    assert found is not None
+    assert done == [20, 40, 60]
+    for space, result in found.results.items():
+        reference = folder / "train" / f"fdr-{space}.npz"
+        alone = evaluate(folder / "batch.npz", reference, device="cpu", batch_size=20, cache=False)
+        assert alone is not None
+        assert alone.metrics["fid"] == result.metrics["fid"]
+        assert (alone.influence["fid"] == result.influence["fid"]).all()
+
+
+def test_statistics_of_other_programs_name_no_protocol_and_are_taken(folder: Path) -> None:
+    expected = frechet_ratios(folder / "batch.npz", folder / "train", device="cpu")
+    for path in (folder / "train").glob("*.npz"):
+        with np.load(path) as arrays:
+            statistics = {"ref_mu": arrays["mu"], "ref_sigma": arrays["sigma"]}
+        np.savez(path, **statistics)
+    found = frechet_ratios(folder / "batch.npz", folder / "train", device="cpu")
+    assert found is not None
+    assert expected is not None
+    assert found.means()["FDr⁶"].value == expected.means()["FDr⁶"].value
 
 
 def test_missing_statistics_and_unknown_spaces_are_one_sentence(folder: Path) -> None:

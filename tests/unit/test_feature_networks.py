@@ -33,30 +33,11 @@ from dit_eval.features.resize import (
 )
 from dit_eval.io import assets
 from dit_eval.results.protocol_record import protocol_fingerprint
-from tests.golden import encoder_weights
+from tests.tiny_encoders import ENCODERS, TINY, tiny, weights_of
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(6)
-ENCODERS = {name: p for name, p in PROTOCOLS.items() if isinstance(p, EncoderProtocol)}
-TINY = {
-    "cls": "test_vit.r160_in1k",
-    "attention-pool": "test_vit3.r160_in1k",
-    "spatial-mean": "test_convnext2",
-}
 IMAGES = RNG.integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
-
-
-def tiny(name: str, **changes: str) -> EncoderProtocol:
-    """The protocol with the tiny network that has the same feature."""
-    protocol = ENCODERS[name]
-    return replace(protocol, **{"network": TINY[protocol.feature], **changes})
-
-
-def weights_of(network: str) -> dict[str, Tensor]:
-    """Synthetic weights of a model of timm, with a classifier as in published files."""
-    with torch.device("meta"):
-        shapes = {key: value.shape for key, value in timm.create_model(network).state_dict().items()}
-    return {key: torch.from_numpy(value) for key, value in encoder_weights.build(shapes).items()}
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from dit_eval.features.protocols import PROTOCOLS
 from dit_eval.metrics.precision_recall import PrecisionRecall, precision_recall
 from dit_eval.runtime.precision import computation
 from tests.fake_cuda import fake_cuda
+from tests.tiny_encoders import ENCODERS, EncoderOnCuda
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 OPERATORS = [(backend, operator) for backend in ("cuda", "mkldnn") for operator in ("matmul", "conv", "rnn")]
@@ -289,9 +290,9 @@ def test_networks_are_loaded_to_the_cpu_whatever_the_default_device_is() -> None
 # Products on a CUDA device, without one
 
 
-PRODUCTS = dict.fromkeys(("mm", "addmm", "bmm", "matmul", "linear"), "matmul") | dict.fromkeys(
-    ("conv2d", "convolution"), "conv"
-)
+PRODUCTS = dict.fromkeys(
+    ("mm", "addmm", "bmm", "matmul", "linear", "scaled_dot_product_attention"), "matmul"
+) | dict.fromkeys(("conv2d", "convolution"), "conv")
 
 
 class Products(TorchDispatchMode):
@@ -324,6 +325,7 @@ class DigitsOnCuda(DigitsNetwork):
 def on_cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], list[tuple[str, str, str]]]:
     """Run a function with fake tensors on a CUDA device and return what `Products` found."""
     monkeypatch.setitem(NETWORKS, "fake", lambda _: DigitsOnCuda())
+    monkeypatch.setattr("dit_eval.features.extractor.load_encoder", EncoderOnCuda)
 
     def run(function: Callable[[], object]) -> list[tuple[str, str, str]]:
         with fake_cuda(), Products() as products:
@@ -360,6 +362,29 @@ def test_every_product_on_cuda_is_float32_in_full_precision(
         assert settings() == before
     assert {operator for operator, _, _ in products} == operators
     assert {(precision, dtype) for _, precision, dtype in products} == {("ieee", "torch.float32")}
+
+
+@ambient_settings
+@pytest.mark.parametrize("name", ["dinov2", "fdr-mae", "fdr-siglip2", "fdr-convnext"])  # of every kind
+def test_every_product_of_an_encoder_on_cuda_is_of_the_protocols_precision(
+    name: str,
+    ambient: Callable[[], AbstractContextManager[object]],
+    on_cuda: Callable[[Callable[[], object]], list[tuple[str, str, str]]],
+) -> None:
+    def extract() -> None:
+        extractor = FeatureExtractor(ENCODERS[name], Path("none"), CUDA)
+        outputs = extractor.activations(DIGITS[:2])
+        assert outputs.pool.shape == (2, extractor.dimensions[0])
+        assert outputs.pool.dtype == torch.float32
+        assert outputs.pool.device.type == "cuda"
+
+    with ambient():
+        before = settings()
+        products = on_cuda(extract)
+        assert settings() == before
+    dtype = {"fp32": "torch.float32", "bf16": "torch.bfloat16"}[ENCODERS[name].precision]
+    assert {operator for operator, _, _ in products} == {"conv", "matmul"}
+    assert {(precision, dtypes) for _, precision, dtypes in products} == {("ieee", dtype)}
 
 
 # Random numbers

@@ -10,9 +10,10 @@ from click.testing import CliRunner
 
 from dit_eval.cli import main
 from dit_eval.errors import StatisticsError
-from dit_eval.evaluation.pipeline import make_reference
+from dit_eval.evaluation.pipeline import evaluate, make_reference
 from dit_eval.evaluation.stats_files import StatsFile, merge, read_stats, subtract
 from dit_eval.io.assets import folder
+from tests.tiny_encoders import add_tiny_protocols
 
 CUTS = {"a": slice(0, 700), "b": slice(700, 1000), "c": slice(1000, None), "whole": slice(None)}
 
@@ -68,3 +69,33 @@ def test_the_command_merges_and_shows(parts: Path, tmp_path: Path) -> None:
     assert merged.exit_code == shown.exit_code == 0
     assert merged.output == shown.output
     assert "1,000 images, 64 pool and 128 spatial features, protocol digits" in shown.output
+
+
+def test_an_encoder_has_no_spatial_features_to_add(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_tiny_protocols(monkeypatch, tmp_path, encoder="dinov2")
+    for name, cut in {"a": slice(0, 30), "b": slice(30, 50), "whole": slice(0, 50)}.items():
+        with np.load(parts / "whole-images.npz") as images:
+            np.savez(tmp_path / "images.npz", images["arr_0"][cut])
+        arguments = ["--protocol", "encoder", "--device", "cpu", "--out", str(tmp_path / f"{name}.npz")]
+        made = CliRunner().invoke(main, ["ref", "make", str(tmp_path / "images.npz"), *arguments])
+        assert made.exit_code == 0, made.output
+    files = [str(tmp_path / f"{name}.npz") for name in "ab"]
+    merged = CliRunner().invoke(main, ["stats", "merge", *files, "--out", str(tmp_path / "sum.npz")])
+    assert ": 50 images, 96 pool features, protocol encoder" in merged.output
+    assert CliRunner().invoke(main, ["stats", "show", str(tmp_path / "sum.npz")]).output == merged.output
+    expected, found = read_stats(tmp_path / "whole.npz"), read_stats(tmp_path / "sum.npz")
+    assert found.spatial is None
+    with np.load(tmp_path / "sum.npz") as arrays:
+        assert sorted(arrays) == ["mu", "provenance", "sigma"]
+    np.testing.assert_allclose(found.pool.mean, expected.pool.mean, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.pool.covariance, expected.pool.covariance, rtol=1e-5, atol=1e-6)
+    subtract(tmp_path / "sum.npz", tmp_path / "b.npz", tmp_path / "rest.npz")
+    assert read_stats(tmp_path / "rest.npz").n == 30
+    with pytest.raises(StatisticsError, match=r"96 pool features and .* 64 pool and 128 spatial features"):
+        merge([tmp_path / "a.npz", parts / "a.npz"], tmp_path / "mixed.npz")
+    result = evaluate(tmp_path / "images.npz", tmp_path / "sum.npz", device="cpu")
+    assert result is not None
+    assert result.metrics.keys() == {"fid"}
+    assert result.missing["sfid"] == "the network of this protocol has no spatial features"
