@@ -9,10 +9,12 @@ DitEvalError            base class; the command line prints the message and exit
 ├── CheckpointError     a checkpoint that does not fit the model
 ├── ModelError          a plug-in that cannot be loaded, raises an exception, or returns unusable values
 ├── CostError           a model whose cost cannot be counted: not traceable, or an unknown operator
-├── RankError           a failure on rank 0, on the ranks that waited for it
+├── RankError           a failure of another rank, on the ranks that would wait for it
 └── ResultError         results that cannot be read, written or compared
 
-Messages say what was expected, what was found and what to do.
+Messages say what was expected, what was found and what to do. They name an option as it is typed on the
+command line; the parameter of a Python function has the same name, such as --cfg-interval and cfg_interval,
+except `num`, which is --num-samples, and `model_args`, which is --model-arg.
 """
 
 from __future__ import annotations
@@ -64,11 +66,17 @@ class CostError(DitEvalError):
 
 
 class RankError(DitEvalError):
-    """A failure on rank 0, raised on the ranks that waited for it."""
+    """A failure of another rank, raised on the ranks that would wait for it."""
 
 
 class ResultError(DitEvalError):
     """Results that cannot be read, written or compared."""
+
+
+def option_name(parameter: str) -> str:
+    """The option of the command line that a parameter is: "cfg_interval" → "--cfg-interval"."""
+    spelled = {"num": "num-samples", "model_args": "model-arg"}.get(parameter, parameter)
+    return f"--{spelled.replace('_', '-')}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -100,5 +108,5 @@ def require_choices(**options: tuple[object, Collection[object]]) -> None:
 def require_positive(**parameters: object) -> None:
     """Raise UsageError unless the value of every parameter is an integer of at least 1."""
     for parameter, value in parameters.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UsageError(f"{parameter} is {value!r}; expected an integer of at least 1.")

@@ -222,12 +222,17 @@ def _parse_model_args(
         key, sign, value = text.partition("=")
         if not sign or not key.isidentifier():
             raise click.BadParameter(f"{text!r} is not of the form KEY=VALUE, e.g. ckpt=last.pt.")
-        with suppress(ValueError, SyntaxError):
-            literal = ast.literal_eval(value)
-            if isinstance(literal, (int, float, bool, type(None))):
-                value = literal
-        arguments[key] = value
+        arguments[key] = model_argument(value)
     return arguments
+
+
+def model_argument(text: str) -> Any:
+    """The value of an argument of a plug-in: a number, a boolean or None if it is written as one."""
+    with suppress(ValueError, SyntaxError):
+        literal = ast.literal_eval(text)
+        if isinstance(literal, (int, float, bool, type(None))):
+            return literal
+    return text
 
 
 model_args = click.option(

@@ -26,13 +26,13 @@ def add_asset_commands(group: click.Group, kind: assets.Kind, noun: str) -> None
 
 
 def print_assets(kind: assets.Kind) -> None:
-    """Print name, size and location of the registered assets of one kind, each above its description."""
+    """Print name, location and, if known, size of the assets of one kind, each above its description."""
     registered = assets.manifest(kind).values()
     widest = max(len(asset.name) for asset in registered)
     for asset in registered:
-        size = f"{asset.bytes / 1e6:,.{0 if asset.bytes > 1e7 else 1}f} MB" if asset.bytes else "size unknown"
+        size = f", {asset.bytes / 1e6:,.{0 if asset.bytes > 1e7 else 1}f} MB" if asset.bytes else ""
         location = "bundled" if asset.bundled else "cached" if assets.is_present(asset) else "not downloaded"
-        click.echo(f"{asset.name:{widest}}  {size:>12}  {location}")
+        click.echo(f"{asset.name:{widest}}  {location}{size}")
         description = f"{asset.source}. License: {asset.licence}."
         lines = fill(description, terminal_width() - 4, break_long_words=False, break_on_hyphens=False)
         click.echo(indent(lines, " " * 4))

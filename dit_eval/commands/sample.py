@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,9 @@ import cloup
 
 from dit_eval.commands import options
 from dit_eval.commands.progress import sampling_bar
+from dit_eval.sampling.options import RANGES
 
 POSITIVE = click.IntRange(min=1)
-POSITIVE_FLOAT = click.FloatRange(min=0, min_open=True)
-OPEN_UNIT = click.FloatRange(0, 1, min_open=True, max_open=True)
 NPZ, PNG = (options.Output(suffix, new_folder=True) for suffix in (".npz", ".png"))
 
 
@@ -28,6 +28,17 @@ def _parse_shard(context: click.Context, option: click.Parameter, value: str | N
 
 def _choice(name: str, choices: str, help: str, **attributes: Any) -> Any:
     return click.option(name, type=click.Choice(choices.split()), help=help, **attributes)
+
+
+def _in_range(name: str) -> click.FloatRange:
+    """The type of an option whose numbers have a range, which `generate` requires too."""
+    found = RANGES[name]
+    return click.FloatRange(
+        found.low,
+        None if math.isinf(found.high) else found.high,
+        min_open=found.low_open,
+        max_open=found.high_open,
+    )
 
 
 def _number(
@@ -64,7 +75,7 @@ def _number(
         metavar="N|ddimN",
         help="Number of sampling steps; ddimN spaces them as DDIM does.  [default: the model's, or 250]",
     ),
-    _number("--eta", "Noise added by ddim.  [default: 0]", click.FloatRange(0, 1), "X"),
+    _number("--eta", "Noise added by ddim.  [default: 0]", _in_range("eta"), "X"),
     click.option(
         "--labels",
         metavar="LABELS",
@@ -75,9 +86,7 @@ def _number(
 )
 @cloup.option_group(
     "Guidance",
-    _number(
-        "--cfg", "Guidance scale; 1 is none.  [default: the model's, or 1]", click.FloatRange(min=0), "SCALE"
-    ),
+    _number("--cfg", "Guidance scale; 1 is none.  [default: the model's, or 1]", _in_range("cfg"), "SCALE"),
     _choice("--cfg-channels", "3 all", "Channels that are guided.  [default: 3 for DiT and SiT, else all]"),
     _number("--cfg-interval", "Guide only at noise levels σ in LO … HI.", click.FLOAT, "LO HI", nargs=2),
     click.option(
@@ -125,10 +134,12 @@ def _number(
         "mean tweedie euler none",
         "Last step of sde, without noise, or of ode (euler, none).  [default: mean; none for ode]",
     ),
-    _number("--last-step-size", "Duration of the last step.  [default: 0.04]", OPEN_UNIT, "X"),
+    _number(
+        "--last-step-size", "Duration of the last step.  [default: 0.04]", _in_range("last_step_size"), "X"
+    ),
     _choice("--path", "linear gvp vp", "Path on which the model was trained.  [default: linear]"),
     _choice("--prediction", "velocity x score noise", "Output of the network.  [default: velocity]"),
-    _number("--shift", "Shift of the times, S·t / (1 + (S − 1)·t).  [default: 1]", POSITIVE_FLOAT, "S"),
+    _number("--shift", "Shift of the times, S·t / (1 + (S − 1)·t).  [default: 1]", _in_range("shift"), "S"),
     _choice("--state", "float32 float64", "Precision of the state.  [default: float32]"),
 )
 def sample(out: Path, grid: Path | None, **settings: Any) -> None:

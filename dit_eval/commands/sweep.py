@@ -13,8 +13,9 @@ from click.core import ParameterSource
 from dit_eval.commands import options
 from dit_eval.commands.progress import print_warnings, sweep_bar, terminal_width
 from dit_eval.commands.sample import sample
+from dit_eval.errors import did_you_mean
 from dit_eval.results.metric_names import HEADLINE
-from dit_eval.search.settings import VARIABLE, split_values
+from dit_eval.search.settings import MODEL_ARGUMENT, VARIABLE, split_values
 
 # Of `sample`, what does not describe a search: where its one batch goes, and how it is shared
 _NOT_TAKEN = ("out", "grid", "label", "fresh", "shard")
@@ -22,6 +23,7 @@ _SAMPLING = [option for option in sample.params if option.name not in _NOT_TAKEN
 _BY_NAME = {option.name: option for option in _SAMPLING}
 _POSSIBLE = [name for name in VARIABLE if name in _BY_NAME]
 _PAIR = 2  # numbers of an interval
+_FORM = "Separate values by commas, or give START:STOP:STEP, e.g. cfg=1.0,1.5 or cfg=1.0:3.0:0.25."
 
 
 def _sampling_options(command: options.Command) -> options.Command:
@@ -42,25 +44,37 @@ def _parse_vary(
     vary = {}
     for text in texts:
         name, _, values = text.partition("=")
-        name = name.strip().replace("-", "_")
-        if name not in _POSSIBLE:
+        name = name.strip().removeprefix("--").replace("-", "_")
+        if not name or not values.strip():
+            raise click.BadParameter(f"{text!r} is not of the form NAME=VALUES. {_FORM}")
+        if name not in _POSSIBLE and not (
+            name.startswith(MODEL_ARGUMENT) and name.removeprefix(MODEL_ARGUMENT).isidentifier()
+        ):
+            spelled = [possible.replace("_", "-") for possible in _POSSIBLE]
             raise click.BadParameter(
-                f"{text!r} does not name a setting that can vary. Write NAME=VALUE,VALUE,… with one of "
-                f"{', '.join(_POSSIBLE)}."
+                f"{text!r} does not name a setting that can vary. Choose among {', '.join(spelled)}, or "
+                f"{MODEL_ARGUMENT}KEY for an argument of a plug-in."
+                + did_you_mean(name.replace("_", "-"), spelled)
             )
         if name in vary:
             raise click.BadParameter(f"{name} is given twice; list all of its values once.")
-        vary[name] = [_convert(_BY_NAME[name], value, context) for value in split_values(values)]
+        try:
+            vary[name] = [_convert(name, value, context) for value in split_values(values)]
+        except click.BadParameter as error:
+            raise click.BadParameter(f"{text!r}: {error.message} {_FORM}") from None
     return vary
 
 
-def _convert(option: click.Parameter, value: str, context: click.Context) -> Any:
+def _convert(name: str, value: str, context: click.Context) -> Any:
     """A value as the option of `sample` gives it; "none" for guidance everywhere."""
-    if option.name in ("cfg_interval", "cfg_times") and value == "none":
+    if name.startswith(MODEL_ARGUMENT):
+        return options.model_argument(value)
+    option = _BY_NAME[name]
+    if name in ("cfg_interval", "cfg_times") and value == "none":
         return None
     parts = value.split() if option.nargs == _PAIR else [value]
     if len(parts) != option.nargs:
-        raise click.BadParameter(f"{option.name} is {value!r}; expected two numbers, e.g. 0.3 5.")
+        raise click.BadParameter(f"{value!r} is not an interval of two numbers, such as '0.3 5', or none.")
     converted = tuple(option.type.convert(part, option, context) for part in parts)
     return converted if option.nargs == _PAIR else converted[0]
 
@@ -76,7 +90,7 @@ def _convert(option: click.Parameter, value: str, context: click.Context) -> Any
         required=True,
         callback=_parse_vary,
         help="Values of an option of `sample`: separated by commas, or START:STOP:STEP, stop included. "
-        'Repeat for other options. Intervals: "cfg_interval=none,0.3 5".',
+        'Repeat for other options. Intervals: "cfg_interval=none,0.3 5". Arguments of models: model.KEY.',
     ),
     click.option(
         "--metric",
@@ -130,7 +144,7 @@ def sweep(
 
     for name in vary:  # what stands there is the default of `sample`
         if context.get_parameter_source(name) != ParameterSource.COMMANDLINE:
-            settings.pop(name)
+            settings.pop(name, None)
     with sweep_bar() as progress:
         found = run_sweep(
             settings.pop("model", None), against=against, vary=vary, out=out, progress=progress, **settings

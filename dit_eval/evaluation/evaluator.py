@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dit_eval.errors import BatchError, RankError, StatisticsError, UsageError
+from dit_eval.errors import BatchError, StatisticsError, UsageError
 from dit_eval.evaluation.extraction import ExtractionProgress, load_extractions
 from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.evaluation.image_arrays import PixelHash, as_uint8
@@ -23,15 +23,15 @@ from dit_eval.evaluation.measurement import SampleSet, measure
 from dit_eval.evaluation.metric_table import DEFAULT, needs_reference_images, require_metrics
 from dit_eval.evaluation.prepared_reference import (
     PreparedReference,
+    choose_protocols,
     pair_with_protocols,
     prepare_reference,
-    require_one_protocol,
 )
 from dit_eval.evaluation.references import open_reference
 from dit_eval.features.network import Activations
 from dit_eval.io.crops import ImageOptions
 from dit_eval.results.result import Result
-from dit_eval.runtime.distributed import Rank, any_rank, from_rank0, gather_to_rank0, process_group
+from dit_eval.runtime.distributed import Rank, failing_together, from_rank0, gather_to_rank0, process_group
 from dit_eval.runtime.rounding import MAX_CLIPPED, Quantizer
 from dit_eval.runtime.transfer import HostCopy, host_array
 
@@ -46,7 +46,8 @@ class Evaluator:
 
     Under torch.distributed every rank makes the same calls but `update`, which takes the rank's own images:
     image j of rank r counts as image j·(number of ranks) + r, the order of a DistributedSampler. Create the
-    evaluator after the process group.
+    evaluator after the process group. An error of one rank in `compute` or in `generate` is one on all; where
+    `update` raises, either the process ends or it calls `compute` all the same.
 
     >>> evaluator = dit_eval.Evaluator("imagenet-256")          # before the training loop
     >>> for images in batches:                                  # floats (N, 3, H, W) in -1 … 1
@@ -98,7 +99,7 @@ class Evaluator:
         ]
         self.intervals, self.metrics = intervals, require_metrics(DEFAULT if metrics is None else metrics)
         self.extractions = load_extractions(
-            protocols or [require_one_protocol(opened)],
+            choose_protocols(protocols, () if by_protocol else opened),
             inception=inception,
             device=str(device),
             batch_size=batch_size,
@@ -264,17 +265,16 @@ class Evaluator:
 
     def _gather(self) -> tuple[list[dict[str, np.ndarray]], list[FeatureStats]]:
         """On rank 0 what every rank knows of its images, in rank order, and all features by protocol."""
-        rank, none, failure = self.rank, [np.empty(0, np.int64)], None
+        rank, none = self.rank, [np.empty(0, np.int64)]
         try:
-            for stats in self._stats:
-                stats.finish()
-            if not all(quantizer.all_finite() for quantizer in self._quantizers.values()):
-                raise BatchError("the images contain NaN or infinite values; the model has diverged.")
-        except (BatchError, StatisticsError) as error:
-            failure = error
-        if any_rank(rank, failure is not None):
+            with failing_together(rank):
+                for stats in self._stats:
+                    stats.finish()
+                if not all(quantizer.all_finite() for quantizer in self._quantizers.values()):
+                    raise BatchError("the images contain NaN or infinite values; the model has diverged.")
+        except Exception:
             self.reset()  # what has arrived of the failed images is not known
-            raise failure or RankError("images or features of another rank are not finite.")
+            raise
         own = {
             "positions": np.concatenate([*none, *self._positions]),
             "labels": np.concatenate([*none, *self._labels]),
@@ -283,10 +283,13 @@ class Evaluator:
         }
         if rank.count == 1:
             return [own], self._stats
-        joined = [stats.copy() if rank.index == 0 else stats for stats in self._stats]
+        with failing_together(rank):
+            joined = [stats.copy() if rank.index == 0 else stats for stats in self._stats]
+        gathered = gather_to_rank0(rank, own)
         for extraction, stats in zip(self.extractions, joined, strict=True):
-            extraction.add_ranks(stats)
-        return gather_to_rank0(rank, own), joined
+            with failing_together(rank):  # rank 0 adds the features once all have been received
+                extraction.add_ranks(stats)
+        return gathered, joined
 
     def _sample_sets(
         self, joined: list[FeatureStats], gathered: list[dict[str, np.ndarray]]

@@ -19,7 +19,7 @@ from dit_eval.features.extractor import FeatureExtractor, stream
 from dit_eval.features.protocols import INCEPTION, Protocol, protocol_named
 from dit_eval.io import assets, npz
 from dit_eval.io.batches import Images, PixelDigest
-from dit_eval.io.cache import features_limit, features_path, store_features
+from dit_eval.io.cache import cached_sizes, features_limit, features_path, store_features
 from dit_eval.io.files import mark_used
 from dit_eval.results.protocol_record import protocol_fingerprint
 from dit_eval.runtime.distributed import Rank, broadcast_from_rank0, gather_to_rank0, sum_to_rank0
@@ -27,7 +27,7 @@ from dit_eval.runtime.distributed import Rank, broadcast_from_rank0, gather_to_r
 ExtractionProgress = Callable[[str, int, int], None]  # "samples" or "reference", images done, images in all
 
 DEFAULT_PROTOCOL = "adm"
-_CACHE_VERSION = 7
+_CACHE_VERSION = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +101,15 @@ class FeatureExtraction:
         if failure := store_features(entry, {**stats.to_arrays(), "digest": _array(digest)}):
             self.warnings.append(failure)
 
-    def cache_entry(self, first_digest: str) -> Path:
-        """The file of the cached features of images with this `first_digest`, if there are any.
+    def cache_key(self, first_digest: str) -> str:
+        """The key of the cached features of images with this `first_digest`.
 
-        Its name covers all that decides the features except the images after the first ones; the digest of
-        all images is stored in it.
+        It covers all that decides the features except the number of images and the images after the first
+        ones; the digest of all images is stored beside the features.
         """
         fingerprint, device = self.protocol_record()["fingerprint"], self.extractor.device.type
         parts = (_CACHE_VERSION, first_digest, fingerprint, device, torch.__version__)
-        return features_path(hashlib.sha256(repr(parts).encode()).hexdigest())
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def extract(
@@ -123,9 +123,11 @@ def extract(
     """
     rank, digest = extractions[0].rank, ""
     entries: list[Path | None] = [None] * len(extractions)
+    keys = [""] * len(extractions)
     if extractions[0].cache and rank.index == 0:
         first = images.first_digest()
-        entries = [extraction.cache_entry(first) for extraction in extractions]
+        keys = [extraction.cache_key(first) for extraction in extractions]
+        entries = [features_path(key, len(images)) for key in keys]
     with ThreadPoolExecutor(1) as thread:
         digesting = thread.submit(images.digest) if all(map(_exists, entries)) else None
         cached = [
@@ -142,7 +144,8 @@ def extract(
         ]
         if missing:
             needed = [extractions[index] for index in missing]
-            stats, digest = _extract_shares(needed, images, role, progress)
+            begun = _read_first_images(needed, [keys[index] for index in missing], images)
+            stats, digest = _extract_shares(needed, images, begun, role, progress)
             extracted.update(zip(missing, stats, strict=True))
     if rank.index > 0:
         return [(None, {}) for _ in extractions]
@@ -160,25 +163,54 @@ def extract(
     return results
 
 
+def _read_first_images(
+    extractions: Sequence[FeatureExtraction], keys: Sequence[str], images: Images
+) -> tuple[list[FeatureStats], PixelDigest | None]:
+    """By protocol, the cached statistics of the first images, and a digest that has hashed these.
+
+    They are those of a batch that has been extended, if they end with a full block of the network: then
+    adding the other images gives the numbers of all to the last bit. keys: of the cache, empty without one.
+    Statistics of no images, and None, if there are no such entries or if one is damaged or of other images.
+    """
+    sizes = set.intersection(*(set(cached_sizes(key)) if key else set() for key in keys))
+    full = [n for n in sizes if n < len(images) and n % extractions[0].batch_size == 0]
+    if full:
+        n, pixels = max(full), PixelDigest(images)
+        with ThreadPoolExecutor(1) as thread:
+            digest = thread.submit(pixels.of_first, n)
+            cached = [
+                extraction.read_cache(features_path(key, n))
+                for extraction, key in zip(extractions, keys, strict=True)
+            ]
+        if all(_holds(hit, digest.result()) for hit in cached):
+            return [hit[0] for hit in cached if hit], pixels
+    capacity = len(images) if extractions[0].rank.index == 0 else 0
+    return [extraction.new_stats(capacity) for extraction in extractions], None
+
+
 def _extract_shares(
-    extractions: Sequence[FeatureExtraction], images: Images, role: str, progress: ExtractionProgress | None
+    extractions: Sequence[FeatureExtraction],
+    images: Images,
+    begun: tuple[list[FeatureStats], PixelDigest | None],
+    role: str,
+    progress: ExtractionProgress | None,
 ) -> tuple[Sequence[FeatureStats | None], str]:
     """On rank 0 the statistics by protocol, after one pass of all ranks over the images, and the digest.
 
-    Rank 0 alone takes the digest: of the images that it reads for their features, then of those of the other
-    ranks.
+    begun: see `_read_first_images`; of other ranks nothing is. Rank 0 alone takes the digest: of the images
+    that it reads for their features, then of those of the other ranks.
     """
-    first = extractions[0]
-    share = first.rank.share(len(images))
-    blocks = images.blocks(first.batch_size, *share)
-    if first.rank.index > 0:
-        for extraction, stats in zip(
-            extractions, _statistics(extractions, blocks, role, progress, share), strict=True
-        ):
+    rank, (found, hashed) = extractions[0].rank, begun
+    kept = broadcast_from_rank0(rank, found[0].n)
+    start, stop = (kept + image for image in rank.share(len(images) - kept))
+    blocks = images.blocks(extractions[0].batch_size, start, stop)
+    if rank.index > 0:
+        _update(found, extractions, blocks, role, progress, (start, stop))
+        for extraction, stats in zip(extractions, found, strict=True):
             extraction.add_ranks(stats)
         return [None] * len(extractions), ""
-    pixels = PixelDigest(images)
-    found = _statistics(extractions, pixels.watch(blocks), role, progress, share, capacity=len(images))
+    pixels = hashed or PixelDigest(images)
+    _update(found, extractions, pixels.watch(blocks), role, progress, (start, stop))
     with ThreadPoolExecutor(1) as thread:
         digest = thread.submit(pixels.finish)
         for extraction, stats in zip(extractions, found, strict=True):
@@ -186,28 +218,24 @@ def _extract_shares(
         return found, digest.result()
 
 
-def _statistics(
+def _update(
+    found: Sequence[FeatureStats],
     extractions: Sequence[FeatureExtraction],
     blocks: Iterator[np.ndarray],
     role: str,
     progress: ExtractionProgress | None,
     share: tuple[int, int],
-    capacity: int = 0,
-) -> list[FeatureStats]:
-    """Statistics of blocks of images, by protocol.
-
-    share: which images of the file they are, start and stop; capacity: see FeatureStats.
-    """
+) -> None:
+    """Add blocks of images to the statistics; share: which images of the file they are, start and stop."""
     start, stop = share
-    found = [extraction.new_stats(capacity) for extraction in extractions]
+    kept = found[0].n
     for outputs in stream([extraction.extractor for extraction in extractions], blocks):
         for stats, activations in zip(found, outputs, strict=True):
-            stats.update(activations, start + stats.n)
+            stats.update(activations, start + stats.n - kept)
         if progress:
-            progress(role, found[0].n, stop - start)
+            progress(role, found[0].n - kept, stop - start)
     for stats in found:
         stats.finish()
-    return found
 
 
 def load_extraction(

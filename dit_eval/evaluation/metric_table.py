@@ -121,7 +121,7 @@ class MetricInputs:
         try:
             value = frechet_distance(samples, reference, self.device)
         except StatisticsError as error:
-            raise StatisticsError(f"{self.reference.reference.path}: {error}") from None
+            raise StatisticsError(f"{self.reference.name}: {error}") from None
         if not self.intervals:
             return Measurement(value, description)
         influence = frechet_influence(features, samples, reference, self.device)

@@ -13,7 +13,7 @@ from dit_eval.evaluation.evaluator import Evaluator
 from dit_eval.evaluation.extraction import ExtractionProgress, extract, load_extraction
 from dit_eval.evaluation.measurement import SampleSet
 from dit_eval.evaluation.references import has_statistics, write_reference
-from dit_eval.io.addresses import asset_at, is_address
+from dit_eval.io.addresses import asset_at, is_address, named_by_address
 from dit_eval.io.assets import fetch
 from dit_eval.io.batch_record import read_record
 from dit_eval.io.batches import Images, open_images
@@ -181,12 +181,14 @@ def _open_samples(
     path = Path(samples)
     if is_address(samples):
         path = fetch(asset_at(str(samples), "reference_stats"), offline=offline)
-    images = open_images(path, image_options)
-    if not ignore_statistics and has_statistics(path):
-        raise UsageError(
-            f"{path} carries stored statistics (mu, sigma), as references do, and the order is SAMPLES "
-            "REFERENCE. If these are the samples, --ignore-sample-statistics computes them from the images."
-        )
+    with named_by_address(samples, path):
+        images = open_images(path, image_options)
+        if not ignore_statistics and has_statistics(path):
+            raise UsageError(
+                f"{path} carries stored statistics (mu, sigma), as references do, and the order is SAMPLES "
+                "REFERENCE. If these are the samples, --ignore-sample-statistics computes them from the "
+                "images."
+            )
     return images
 
 
@@ -194,8 +196,9 @@ def _evaluate_file(
     evaluator: Evaluator, path: str, images: Images, label: str | None, progress: ExtractionProgress | None
 ) -> list[Result]:
     """The Results on rank 0; an empty list on other ranks. path: as the user gave it."""
-    labels = images.labels()
-    measured = extract(evaluator.extractions, images, "samples", progress)
+    with named_by_address(path, images.path):
+        labels = images.labels()
+        measured = extract(evaluator.extractions, images, "samples", progress)
     if evaluator.rank.index > 0:
         return []
     record, record_warnings = _generation_record(images, measured[0][1]["digest"])

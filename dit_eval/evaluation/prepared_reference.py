@@ -10,6 +10,8 @@ from dit_eval.errors import UsageError
 from dit_eval.evaluation.extraction import ExtractionProgress, FeatureExtraction, extract, image_record
 from dit_eval.evaluation.feature_stats import FeatureStats
 from dit_eval.evaluation.references import Reference, require_same_protocol
+from dit_eval.features.protocols import protocol_named
+from dit_eval.io.addresses import named_by_address
 from dit_eval.metrics.gaussian import Gaussian
 from dit_eval.metrics.precision_recall import Manifold, require_points
 
@@ -92,7 +94,8 @@ def prepare_reference(
     statistics of another protocol or too few images.
     """
     for extraction in extractions:
-        require_same_protocol(reference, extraction.protocol_record())
+        with named_by_address(name, reference.path):
+            require_same_protocol(reference, extraction.protocol_record())
     measured: list[tuple[FeatureStats | None, dict[str, Any]]] = [(None, {}) for _ in extractions]
     if reference.images is not None and images:
         require_points("reference", len(reference.images), max(each.protocol.k for each in extractions))
@@ -141,12 +144,28 @@ def _has_features_of(reference: Reference, extraction: FeatureExtraction) -> boo
     return reference.pool is None or len(reference.pool.mean) == extraction.extractor.dimensions[0]
 
 
-def require_one_protocol(references: Iterable[tuple[str, Reference]]) -> str | None:
-    """The protocol that the references name, None if they name none. Raises UsageError for several."""
+def choose_protocols(
+    requested: Sequence[str], references: Iterable[tuple[str, Reference]]
+) -> Sequence[str | None]:
+    """The requested protocols, else that which the references name, None if they name none.
+
+    Raises UsageError before a network is loaded: for references of several protocols if none is requested, or
+    of another one than the only one that is.
+    """
     named = {reference.protocol: name for name, reference in references if reference.protocol}
+    if len(requested) == 1:
+        for own, name in named.items():
+            if protocol_named(requested[0]).name != own:
+                raise UsageError(
+                    f"{name} holds statistics of protocol {own}, and --protocol is {requested[0]}. Leave out "
+                    f"--protocol to evaluate with {own}, or make a reference of images with `dit-eval ref "
+                    f"make IMAGES --protocol {requested[0]} --out REF.npz`."
+                )
+    if requested:
+        return requested
     if len(named) > 1:
         listed = ", ".join(f"{name} of {protocol}" for protocol, name in named.items())
         raise UsageError(
             f"the references are of several protocols ({listed}); name all of them with --protocol."
         )
-    return next(iter(named), None)
+    return [next(iter(named), None)]

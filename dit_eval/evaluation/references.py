@@ -12,7 +12,7 @@ import numpy as np
 
 from dit_eval.errors import BatchError, StatisticsError, UsageError
 from dit_eval.io import assets, npz
-from dit_eval.io.addresses import asset_at, is_address
+from dit_eval.io.addresses import asset_at, is_address, named_by_address
 from dit_eval.io.batches import Images, NpzImages, open_images, other_key, require_image_size
 from dit_eval.io.crops import NO_OPTIONS, ImageOptions
 from dit_eval.io.files import file_kind, parse_json
@@ -88,6 +88,11 @@ def open_reference(
         raise BatchError(f"{path}: no such file or folder.")
     else:
         path = assets.fetch(assets.lookup("reference_stats", str(name)), offline=offline)
+    with named_by_address(name, path):
+        return _read_reference(path, options, notes)
+
+
+def _read_reference(path: Path, options: ImageOptions, notes: tuple[str, ...]) -> Reference:
     if file_kind(path) != "npz":
         return Reference(path, open_images(path, options), None, None, {}, notes)
     arrays = npz.members(path)

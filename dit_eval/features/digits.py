@@ -58,6 +58,6 @@ def load_digits_network(path: Path) -> DigitsNetwork:
         reason = shorten(str(error).splitlines()[-1], 100, placeholder=" …")
         raise AssetError(
             f"{path} does not contain the weights of the digits' feature network ({reason}); "
-            "omit inception to use the bundled ones."
+            "omit --inception to use the bundled ones."
         ) from None
     return network.eval()

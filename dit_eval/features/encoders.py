@@ -89,7 +89,7 @@ def load_encoder(protocol: EncoderProtocol, path: Path) -> Encoder:
     if missing or unknown:
         raise AssetError(
             f"{path} does not contain the weights of {protocol.network} ({problem}); "
-            "omit inception to use the registered ones."
+            "omit --inception to use the registered ones."
         )
     network = network.eval().requires_grad_(False)
     return Encoder(network, protocol.normalisation, protocol.feature, protocol.precision).eval()

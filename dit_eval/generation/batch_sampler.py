@@ -92,7 +92,9 @@ def _step_sampling(
         interval = (1 - high, 1 - low) if reversed_time else (low, high)
     noise_scale = plan.options.get("noise_scale", 1.0)
     if noise_scale != 1 and plan.sampler == "sde":
-        raise UsageError(f"sde assumes initial noise of standard deviation 1, not {noise_scale}; choose ode.")
+        raise UsageError(
+            f"sde assumes initial noise of standard deviation 1, not {noise_scale}; choose --sampler ode."
+        )
     double = plan.options.get("state") == "float64"
     network = network_of(model, model.predict, count_passes)
     guide = None if model.guide is None else network_of(model, model.guide, count_passes)

@@ -62,6 +62,18 @@ def decode_in_chunks(decode: Decode, samples: Tensor) -> Tensor:
     return torch.cat([decode(chunk) for chunk in samples.split(_CHUNK)])
 
 
+def require_finite(samples: Tensor) -> None:
+    """Raise CheckpointError if one of the samples (N, …) holds NaN or infinity."""
+    finite = samples.isfinite().flatten(1).all(1)
+    if not finite.all():
+        raise CheckpointError(
+            f"{int((~finite).sum())} of the {len(samples)} samples of a batch are not finite: the network "
+            "returns NaN or infinity, or values that grow from step to step. Look for damaged weights or a "
+            "training run that has diverged; else try --precision fp32, and the sampler and the prediction "
+            "for which the model was trained."
+        )
+
+
 StoreImages = Callable[[NDArray[np.uint8], "float | None"], None]  # (images, seconds that they took or None)
 
 
@@ -96,11 +108,7 @@ class AsyncDecoder:
 
     def _decode_and_store(self, samples: Tensor, store: StoreImages) -> None:
         with torch.inference_mode(), torch.cuda.stream(self._stream):
-            if not samples.isfinite().all():
-                raise CheckpointError(
-                    "the samples are not finite. The checkpoint is damaged, or does not fit the sampler, or "
-                    "needs precision fp32."
-                )
+            require_finite(samples)
             images = self._decode(samples).cpu().numpy()
         previous, self._last_decoded = self._last_decoded, monotonic()
         store(images, None if previous is None else self._last_decoded - previous)
@@ -157,7 +165,7 @@ def _load_folder(folder: Path) -> tuple[AutoencoderKL, Path]:
     weights = folder / "diffusion_pytorch_model.safetensors"
     if not weights.is_file() or not (folder / "config.json").is_file():
         raise AssetError(
-            f"vae {str(folder)!r} is neither ema nor mse nor a folder with config.json and {weights.name}, "
+            f"--vae {folder} is neither ema nor mse nor a folder with config.json and {weights.name}, "
             "as diffusers' save_pretrained writes it."
         )
     try:

@@ -20,7 +20,7 @@ from dit_eval.generation.models import DiffusionModel, FlowModel, ImageModel, Mo
 from dit_eval.generation.network import in_precision
 from dit_eval.generation.plugins import is_plugin, load_plugin, model_errors
 from dit_eval.io import assets
-from dit_eval.io.addresses import asset_at, is_address
+from dit_eval.io.addresses import asset_at, is_address, named_by_address
 from dit_eval.sampling.samplers import SAMPLERS
 
 if TYPE_CHECKING:
@@ -97,7 +97,9 @@ class ModelSpec:
         Raises UsageError if the model has another size or needs no VAE, AssetError and CheckpointError for
         weights that cannot be loaded.
         """
-        network = load_dit(self.weights, self.config, device=device, projectors=self.noise_at == 1)
+        address = getattr(self.weights_source, "title", None)
+        with named_by_address(address, self.weights):
+            network = load_dit(self.weights, self.config, device=device, projectors=self.noise_at == 1)
         network.prepare(precision=settings["precision"], compiled=settings["compile"])
         decode, decoder, factor = None, "pixels", 1
         if network.in_channels == _LATENT_CHANNELS:
@@ -105,7 +107,7 @@ class ModelSpec:
             decode = partial(decode_in_chunks, loaded_vae.decode)
             decoder, factor = loaded_vae.name, loaded_vae.factor
         elif vae is not None:
-            raise UsageError(f"{self.name} generates pixels, which need no VAE; leave vae out.")
+            raise UsageError(f"{self.name} generates pixels, which need no VAE; leave out --vae.")
         size = network.input_size * factor
         if image_size not in (None, size):
             raise UsageError(f"{self.name} generates images of {size} pixels, not {image_size}.")
@@ -189,7 +191,7 @@ class ObjectSpec:
 
         model = in_precision(self.model, settings)
         if vae is not None:
-            raise UsageError(f"{self.name} brings its own decoder; leave vae out.")
+            raise UsageError(f"{self.name} brings its own decoder; leave out --vae.")
         size = model.image_size if isinstance(model, ImageModel) else _decoded_size(model, self.name, device)
         if image_size not in (None, size):
             raise UsageError(f"{self.name} generates images of {size} pixels, not {image_size}.")
@@ -226,6 +228,12 @@ def find_model(
         if ckpt is not None or model_args:
             raise UsageError("ckpt and model_args belong to models given by name; this one is an object.")
         return ObjectSpec(name=type(model).__name__, model=model, source=_object_source(model))
+    if not isinstance(model, (str, DiTConfig)):
+        raise UsageError(
+            f"model is of type {type(model).__name__}; expected a name, a DiTConfig, or a "
+            "dit_eval.FlowModel, DiffusionModel or ImageModel. Wrap a network in one of these, e.g. "
+            "FlowModel(predict=network, shape=(4, 32, 32))."
+        )
     if isinstance(model, str) and (model.startswith("diffusers:") or is_plugin(model)):
         if ckpt is not None:
             raise UsageError(f"{model} loads its own weights; pass them with --model-arg instead of --ckpt.")
@@ -337,7 +345,7 @@ def _registered_entry(model: str | DiTConfig, image_size: int | None) -> assets.
     size = f" at {image_size} pixels" if image_size else ""
     raise UsageError(
         f"no weights of {_display_name(model)}{size} are registered (registered: {', '.join(registered)}); "
-        "pass a file of weights as ckpt."
+        "pass a file of weights with --ckpt."
     )
 
 

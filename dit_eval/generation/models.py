@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dit_eval.errors import UsageError, require_choices, require_positive
 from dit_eval.sampling.guidance import Predict
+from dit_eval.sampling.options import RANGES
 from dit_eval.sampling.paths import PATHS, PREDICTIONS
 from dit_eval.sampling.schedules import linear_betas
 
@@ -88,12 +89,9 @@ class FlowModel:
             noise_at=(self.noise_at, (0, 1)),
             path=(self.path, PATHS),
         )
-        for name, value, valid in (
-            ("noise_scale", self.noise_scale, self.noise_scale > 0),
-            ("t_eps", self.t_eps, 0 <= self.t_eps < 1),
-        ):
-            if not valid:
-                raise UsageError(f"FlowModel: {name} is {value}; expected {_EXPECTED[name]}.")
+        for name, value in (("noise_scale", self.noise_scale), ("t_eps", self.t_eps)):
+            if value not in RANGES[name]:
+                raise UsageError(f"FlowModel: {name} is {value!r}; expected {RANGES[name].expected}.")
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,6 @@ class DiffusionModel:
 
 
 Model = ImageModel | FlowModel | DiffusionModel
-_EXPECTED = {"noise_scale": "a positive number", "t_eps": "a number from 0 to below 1"}
 
 
 def null_class(model: FlowModel | DiffusionModel) -> int:

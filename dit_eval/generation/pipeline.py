@@ -29,7 +29,13 @@ from dit_eval.generation.plan import Plan, choose_settings, make_plan, require_e
 from dit_eval.generation.plugins import model_errors
 from dit_eval.generation.shards import ShardFolder, interruption_noted
 from dit_eval.generation.sink import ImageSink, SamplingProgress, evaluation_mode, sample_into
-from dit_eval.runtime.distributed import Rank, StridedShard, broadcast_from_rank0, process_group
+from dit_eval.runtime.distributed import (
+    Rank,
+    StridedShard,
+    broadcast_from_rank0,
+    failing_together,
+    process_group,
+)
 from dit_eval.runtime.malloc import keep_freed_memory
 from dit_eval.runtime.precision import computation, default_precision
 from dit_eval.runtime.rounding import MAX_CLIPPED, Quantizer
@@ -101,6 +107,10 @@ def generate(
         raise UsageError(f"{out}: choose a name that ends in .npz.")
     worker, torch_device = StridedShard.of(rank, shard), rank.device(device)
     precision = default_precision(torch_device) if precision is None else precision
+    if not (into is None or isinstance(into, ImageSink)):
+        raise UsageError(
+            f"into is of type {type(into).__name__}; expected a dit_eval.Evaluator, or out=PATH."
+        )
     spec = find_model(model, ckpt, image_size, model_args, torch_device)
     if into is not None and (shard is not None or fresh or extend):
         raise UsageError("shard, fresh and extend concern a file, and with `into` none is written.")
@@ -140,7 +150,8 @@ def generate(
         if into is not None:
             into.reset(expected=num)
             into.describe({"plan": plan.as_json()}, label)
-            sample_into(into, batch_sampler, decode, plan, worker, progress)
+            with process_group(rank), failing_together(rank):  # else the others wait in `compute`
+                sample_into(into, batch_sampler, decode, plan, worker, progress)
             if isinstance(spec, ObjectSpec):
                 _warn_of_clipping(spec.name, quantizer.clipped_share())
             return None
@@ -254,7 +265,7 @@ def _left_by_others(shards: ShardFolder, worker: StridedShard) -> Iterator[int]:
 def _start_over(shards: ShardFolder, rank: Rank, shard: tuple[int, int] | None) -> None:
     if shard is not None:
         raise UsageError(
-            f"fresh would delete the work of the other shards. Delete {shards.out} and {shards.folder} by "
+            f"--fresh would delete the work of the other shards. Delete {shards.out} and {shards.folder} by "
             "hand, then start all shards without it."
         )
     with process_group(rank):

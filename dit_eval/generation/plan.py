@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dit_eval.errors import UsageError, require_choices, require_positive
+from dit_eval.errors import UsageError, option_name, require_choices, require_positive
 from dit_eval.generation.model_lookup import LoadedModel, ObjectSpec, Spec
 from dit_eval.generation.models import FlowModel, ImageModel
 from dit_eval.io.assets import sha256
@@ -28,7 +28,7 @@ from dit_eval.runtime.rounding import ROUNDINGS
 from dit_eval.sampling.flow_schedules import ADAPTIVE_SOLVERS, STATES
 from dit_eval.sampling.guidance import parse_times
 from dit_eval.sampling.noise import label_words
-from dit_eval.sampling.options import OPTIONS
+from dit_eval.sampling.options import OPTIONS, RANGES, require_in_range
 from dit_eval.sampling.samplers import SAMPLERS
 
 DEFAULTS = {"cfg": 1.0, "steps": 250, "cfg_channels": "3"}  # Peebles & Xie 2023, Ma et al. 2024
@@ -91,9 +91,11 @@ def choose_settings(model: Spec, options: Mapping[str, Any], **settings: Any) ->
     )
     require_positive(num=settings["num"], batch_size=settings["batch_size"])
     if not (isinstance(settings["seed"], int) and 0 <= settings["seed"] < 2**64):
-        raise UsageError(f"seed is {settings['seed']!r}; expected an integer from 0 to 2**64 - 1.")
+        raise UsageError(f"--seed is {settings['seed']!r}; expected an integer from 0 to 2**64 - 1.")
     for name, value in given.items():
         _require_finite(name, value)
+    require_in_range(**{name: given[name] for name in RANGES.keys() & given.keys()})
+    _require_noise_levels(settings["cfg_interval"])
     _require_known(options.keys() & given.keys())
     settings["batch_size"] = min(settings["batch_size"], settings["num"])
     if isinstance(model, ObjectSpec) and isinstance(model.model, ImageModel):
@@ -120,7 +122,7 @@ def _normalised_times(times: str | None, interval: tuple[float, float] | None) -
     if times is None:
         return None
     if interval is not None:
-        raise UsageError("cfg_interval and cfg_times both say where guidance applies; give one of them.")
+        raise UsageError("--cfg-interval and --cfg-times both say where guidance applies; give one of them.")
     parse_times(times)
     return re.sub(r"\s", "", times)
 
@@ -137,12 +139,12 @@ def _settings_of_image_model(name: str, model: ImageModel, given: Mapping[str, A
     )
     for option in sorted(sampling & given.keys() - taken.keys()):
         raise UsageError(
-            f"{name} samples images by itself and takes no {option.replace('_', ' ')}. Pass its own settings "
+            f"{name} samples images by itself and takes no {option_name(option)}. Pass its own settings "
             "to its load function, with --model-arg."
         )
     steps = taken.get("steps")
     if steps is not None and not (str(steps).isdecimal() and int(steps) > 0):
-        raise UsageError(f"steps is {steps} and {name} takes a positive integer.")
+        raise UsageError(f"--steps is {steps} and {name} takes a positive integer.")
     return {
         "sampler": IMAGE_MODEL,
         "options": {},
@@ -211,7 +213,7 @@ def require_extendable(labels: str) -> None:
     """Raise UsageError for labels of which the first ones depend on the number of images."""
     if labels == "sorted" or _is_file(labels):
         raise UsageError(
-            f"a batch with labels {labels} cannot be extended: the label of an image would depend on the "
+            f"a batch with --labels {labels} cannot be extended: the label of an image would depend on the "
             "number of images. Choose uniform, balanced or a class index."
         )
 
@@ -225,7 +227,7 @@ def _read_labels(path: Path, num: int) -> NDArray[np.int64]:
         labels = np.array(path.read_text("utf-8").split(), dtype=np.int64)
     except (OSError, ValueError, OverflowError) as error:
         raise UsageError(
-            f"labels {str(path)!r} cannot be read ({getattr(error, 'strerror', None) or error}). "
+            f"--labels {path} cannot be read ({getattr(error, 'strerror', None) or error}). "
             "Choose uniform, balanced, sorted, a class index, or a text file with one label per image."
         ) from None
     if len(labels) != num:
@@ -237,7 +239,20 @@ def _require_finite(name: str, value: Any) -> None:
     """Raise UsageError for NaN and infinity, which JSON cannot hold: value may be a number or several."""
     numbers = value if isinstance(value, (tuple, list)) else (value,)
     if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
-        raise UsageError(f"{name} is {value}; expected finite numbers.")
+        raise UsageError(f"{option_name(name)} is {value}; expected finite numbers.")
+
+
+def _require_noise_levels(interval: object) -> None:
+    """Raise UsageError unless the interval of guidance is None or two numbers in ascending order."""
+    if interval is None:
+        return
+    match interval:
+        case (int() | float() as low, int() | float() as high) if low <= high:
+            pass
+        case _:
+            raise UsageError(
+                f"--cfg-interval is {interval!r}; expected two noise levels, LO ≤ HI, e.g. 0.3 and 5."
+            )
 
 
 def _require_known(options: Collection[str]) -> None:
@@ -247,22 +262,24 @@ def _require_known(options: Collection[str]) -> None:
 
 
 def _require_fitting(sampler: str, model: Spec, options: Collection[str]) -> None:
+    network = model.model if isinstance(model, ObjectSpec) else None
+    predicted = network.prediction if isinstance(network, FlowModel) else "velocity"  # bundled: no average
+    averages = predicted == "average-velocity"
     if model.family not in (None, SAMPLERS[sampler].family):
-        fitting = [name for name, candidate in SAMPLERS.items() if candidate.family == model.family]
+        family = [name for name, candidate in SAMPLERS.items() if candidate.family == model.family]
+        fitting = [name for name in family if (name == "meanflow") == averages]
         raise UsageError(
             f"sampler {sampler} does not fit {model.name}, which is a {model.family} model. "
             f"Choose {' or '.join(fitting)}, or another model."
         )
-    network = model.model if isinstance(model, ObjectSpec) else None
-    if isinstance(network, FlowModel) and (network.prediction == "average-velocity") != (
-        sampler == "meanflow"
-    ):
+    if (sampler == "meanflow") != averages:
         raise UsageError(
-            f"sampler {sampler} does not fit {model.name}, which predicts {network.prediction}. Average "
+            f"sampler {sampler} does not fit {model.name}, which predicts {predicted}. Average "
             "velocities are sampled by meanflow, and nothing else is."
         )
     for option in sorted(options):
         if option not in SAMPLERS[sampler].options:
             owners = [name for name, candidate in SAMPLERS.items() if option in candidate.options]
-            name = option.replace("_", " ")
-            raise UsageError(f"{name} is an option of {' and '.join(owners)}, not of {sampler}.")
+            raise UsageError(
+                f"{option_name(option)} is an option of {' and '.join(owners)}, not of {sampler}."
+            )

@@ -252,14 +252,14 @@ class ShardFolder:
         if self.record.exists() and not (isinstance(record.get("plan"), dict) and "digest" in record):
             raise UsageError(
                 f"{self.record} exists and is not the record of a batch, which would replace it. Move it, or "
-                "choose another out."
+                "choose another --out."
             )
 
     def _require_same_settings(self, path: Path, recorded: Mapping[str, Any]) -> None:
         if not recorded:
             raise UsageError(
-                f"{path} exists without a record of how it was made. Choose another out, or fresh to delete "
-                "it and start over."
+                f"{path} exists without a record of how it was made. Choose another --out, or delete it "
+                "(`dit-eval sample` does so with --fresh)."
             )
         differences = [
             f"{key} ({_abbreviate(recorded.get(key))} before, {_abbreviate(self.settings.get(key))} now)"
@@ -269,7 +269,8 @@ class ShardFolder:
         if differences:
             raise UsageError(
                 f"{path} was made with other settings: {', '.join(differences)}. "
-                "Use the same settings to resume, or choose another out, or fresh to start over."
+                "Use the same settings to resume, or choose another --out, or delete it "
+                "(`dit-eval sample` does so with --fresh)."
             )
 
     def _require_space(self) -> None:
@@ -278,7 +279,7 @@ class ShardFolder:
         if free < needed:
             raise BatchError(
                 f"{self.out} needs {needed / 1e9:.2f} GB for the shards and the finished file, but its disk "
-                f"has {free / 1e9:.2f} GB free. Free some space, or choose an out on another disk."
+                f"has {free / 1e9:.2f} GB free. Free some space, or choose an --out on another disk."
             )
 
 

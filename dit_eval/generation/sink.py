@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
 
-from dit_eval.errors import CheckpointError
 from dit_eval.generation.batch_sampler import BatchSampler
-from dit_eval.generation.decode import Decode, decode_in_chunks
+from dit_eval.generation.decode import Decode, decode_in_chunks, require_finite
 from dit_eval.generation.models import Model
 from dit_eval.generation.plan import Plan
 from dit_eval.runtime.distributed import StridedShard
@@ -27,6 +26,7 @@ class SamplingProgress:
     flops: float  # floating-point operations of the network so far, as counted by `dit-eval flops table`
 
 
+@runtime_checkable
 class ImageSink(Protocol):
     """What takes the images, such as `dit_eval.Evaluator`."""
 
@@ -58,11 +58,7 @@ def sample_into(
         start = batch * plan.batch_size
         count = min(plan.batch_size, plan.num - start)
         samples = batch_sampler.sample(plan.indices(batch), lambda _: None)[:count]
-        if not samples.isfinite().all():
-            raise CheckpointError(
-                "the samples are not finite. The model has diverged, or does not fit the sampler, or needs "
-                "precision fp32."
-            )
+        require_finite(samples)
         sink.update_at(decode_in_chunks(decode, samples), start, batch_sampler.labels[start : start + count])
         done += count
         if progress:

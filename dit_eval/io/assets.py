@@ -58,6 +58,16 @@ class Asset:
         """True if the file is part of the package."""
         return bool(self.file)
 
+    @property
+    def title(self) -> str:
+        """How messages call it."""
+        return self.name
+
+    @property
+    def registration(self) -> str:
+        """What its file is compared with, for messages."""
+        return f"the registered {self.name}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry(Asset):
@@ -202,7 +212,7 @@ def fetch(asset: Asset, *, offline: bool = False) -> Path:
     if not asset.bundled and not path.is_file():
         if offline:
             raise UnreachableError(
-                f"{asset.name} is not in the cache and --offline forbids the download. "
+                f"{asset.title} is not in the cache and --offline forbids the download. "
                 f"Download {asset.urls[0]} on another machine and put it at {path}."
             )
         _download_once(asset, path)
@@ -221,7 +231,7 @@ def _download_once(asset: Asset, path: Path) -> None:
         with FileLock(path.with_name(path.name + ".lock")):
             if not path.is_file():
                 bar = _download_bar.get()
-                with bar(asset.name) if bar else nullcontext() as progress:
+                with bar(asset.title) if bar else nullcontext() as progress:
                     _download(asset, path, progress)
     except OSError as error:
         raise AssetError(
@@ -242,7 +252,7 @@ def _verify(asset: Asset, path: Path) -> None:
     try:
         expected = pinned_sha256(asset)
         if expected is None and (problem := _problem(asset, path)):
-            raise AssetError(f"{path} is not the registered {asset.name}: it is {problem}. {remedy}")
+            raise AssetError(f"{path} is not {asset.registration}: it is {problem}. {remedy}")
         found = sha256(path)
     except OSError as error:
         raise AssetError(f"{path} cannot be read: {error.strerror or error}. {remedy}") from None
@@ -251,8 +261,7 @@ def _verify(asset: Asset, path: Path) -> None:
             write_text(_pin(path), found + "\n", AssetError)
     elif found != expected:
         raise AssetError(
-            f"{path} is not the registered {asset.name}: its SHA-256 is {found}, expected {expected}. "
-            + remedy
+            f"{path} is not {asset.registration}: its SHA-256 is {found}, expected {expected}. " + remedy
         )
 
 
@@ -262,13 +271,17 @@ def _download(asset: Asset, path: Path, progress: DownloadProgress | None) -> No
 
     part = path.with_name(path.name + ".part")
     failures, reached = [], False
+
+    def failed(url: str, reason: object) -> None:
+        failures.append(f"{reason}" if url == asset.title else f"{url} ({reason})")
+
     for url in asset.urls:
         try:
             if not (part.is_file() and part.stat().st_size == asset.bytes):
                 _require_space(asset, path.parent)
                 _append_rest(url, part, progress)
         except (OSError, ValueError, HTTPException) as error:
-            failures.append(f"{url} ({getattr(error, 'reason', None) or error})")
+            failed(url, getattr(error, "reason", None) or error)
             reached |= not _is_unreachable(error)
             continue
         reached = True
@@ -276,9 +289,9 @@ def _download(asset: Asset, path: Path, progress: DownloadProgress | None) -> No
         if problem is None:
             return publish(part, path)
         part.unlink()
-        failures.append(f"{url} ({problem}, so it was discarded)")
+        failed(url, f"{problem}, so it was discarded")
     raise (AssetError if reached else UnreachableError)(
-        f"{asset.name} could not be downloaded: {'; '.join(failures)}. "
+        f"{asset.title} could not be downloaded: {'; '.join(failures)}. "
         f"Run again to resume, or download it on another machine and put it at {path}."
     )
 
@@ -328,7 +341,7 @@ def _require_space(asset: Asset, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if asset.bytes is not None and free < asset.bytes:
         raise AssetError(
-            f"{asset.name} needs {asset.bytes / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free. "
+            f"{asset.title} needs {asset.bytes / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free. "
             "Make room, or set DIT_EVAL_CACHE to another disk."
         )
 

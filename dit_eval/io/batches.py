@@ -105,11 +105,8 @@ class Images(ABC):
         return PixelDigest(self).finish()
 
     def first_digest(self) -> str:
-        """SHA-256 in hex of their number, their size and the first of them, which is known at once."""
-        sha = npz.array_hash(np.dtype(np.uint8), (len(self), *self.size, 3))
-        for block in self.blocks(_FIRST, 0, min(_FIRST, len(self))):
-            sha.update(block.data)
-        return sha.hexdigest()
+        """The digest of the first of them, which is known at once."""
+        return PixelDigest(self).of_first(min(_FIRST, len(self)))
 
     def labels(self) -> np.ndarray | None:
         """The class of every image, integers (N,), or None if unknown."""
@@ -263,8 +260,17 @@ class PixelDigest:
         self._images, self._hasher = images, images.hasher()
         self._n = 0  # images that were hashed
 
+    def of_first(self, n: int) -> str:
+        """Hash the first n images, before any other; returns the digest of a batch of these alone."""
+        if n == len(self._images):
+            return self.finish()
+        first = npz.array_hash(np.dtype(np.uint8), (n, *self._images.size, 3))
+        for block in prefetch(self._images.blocks(_HASHED_ROWS, 0, n)):
+            first.update(self._add(block).data)
+        return first.hexdigest()
+
     def watch(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """The same blocks of images, from the first image on."""
+        """The same blocks of images, from the first image on that has not been hashed."""
         return map_in_threads(self._add, blocks, ahead=2, threads=1)
 
     def finish(self) -> str:

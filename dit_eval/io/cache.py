@@ -1,6 +1,6 @@
 """The cache folder: what is in it, and how it stays small.
 
-    CACHE/features/KEY.npz         features of images; the least recently used are removed beyond a limit
+    CACHE/features/KEY-N.npz       features of N images; the least recently used are removed beyond a limit
     CACHE/models/NAME/             downloads (see io/assets.py), which only `dit-eval cache clear` removes
     CACHE/reference_stats/NAME/
 
@@ -46,9 +46,17 @@ class CacheEntry:
     last_used: float
 
 
-def features_path(key: str) -> Path:
-    """The file of cached features of this key."""
-    return cache_dir() / "features" / f"{key}.npz"
+def features_path(key: str, n: int) -> Path:
+    """The file of cached features of n images of this key."""
+    return cache_dir() / "features" / f"{key}-{n}.npz"
+
+
+def cached_sizes(key: str) -> list[int]:
+    """The numbers of images of which the cache has features of this key, the largest first."""
+    names = [
+        path.stem.rpartition("-") for path, _ in _files(cache_dir() / "features") if path.suffix == ".npz"
+    ]
+    return sorted((int(n) for of, _, n in names if of == key and n.isdecimal()), reverse=True)
 
 
 def features_limit() -> int:

@@ -153,22 +153,36 @@ def wait_for_all(rank: Rank) -> None:
         dist.barrier(_host_group())
 
 
-def broadcast_from_rank0(rank: Rank, value: bool) -> bool:
+def broadcast_from_rank0(rank: Rank, value: int) -> int:
     """Rank 0's value, on every rank."""
     if rank.count == 1:
         return value
-    tensor = torch.tensor([value], device="cpu")
+    tensor = torch.tensor([value], dtype=torch.int64, device="cpu")
     dist.broadcast(tensor, 0, _host_group())
-    return bool(tensor)
+    return int(tensor)
 
 
-def any_rank(rank: Rank, value: bool) -> bool:
-    """True on every rank if the value is true on any of them."""
+@contextmanager
+def failing_together(rank: Rank) -> Iterator[None]:
+    """If the block raises an exception on any rank, the ranks on which it did not raise RankError.
+
+    Every rank arrives at the end of the block, so none waits later for one that has failed. A rank that fails
+    while another one waits for it within the block is not covered.
+    """
     if rank.count == 1:
-        return value
-    tensor = torch.tensor([int(value)], device="cpu")
-    dist.all_reduce(tensor, dist.ReduceOp.MAX, _host_group())
-    return bool(tensor)
+        yield
+        return
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    failed = torch.tensor([failure is not None], dtype=torch.int64, device="cpu")
+    dist.all_reduce(failed, dist.ReduceOp.MAX, _host_group())
+    if failure:
+        raise failure
+    if failed:
+        raise RankError("another rank has failed; its own error says why.")
 
 
 def from_rank0(rank: Rank, function: Callable[[], str]) -> str:

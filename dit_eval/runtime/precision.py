@@ -35,7 +35,7 @@ def computation(precision: str, device: torch.device) -> Iterator[None]:
     Raises UsageError for "tf32" on a CPU.
     """
     if precision == "tf32" and device.type != "cuda":
-        raise UsageError("tf32 is a format of CUDA devices; choose precision fp32 or bf16.")
+        raise UsageError("tf32 is a format of CUDA devices; choose --precision fp32 or bf16.")
     tf32 = precision != "fp32" and device.type == "cuda"
     with _no_autocast("cpu"), _no_autocast(device.type), _process_settings("tf32" if tf32 else "ieee"):
         yield

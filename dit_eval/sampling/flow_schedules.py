@@ -16,6 +16,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from dit_eval.errors import UsageError, require_choices
+from dit_eval.sampling.options import require_in_range
 from dit_eval.sampling.paths import PATHS, PREDICTIONS, PathCoefficients
 from dit_eval.sampling.schedules import Table
 
@@ -132,11 +133,11 @@ def ode_schedule(
     )
     adaptive, euler_at_end = solver in ADAPTIVE_SOLVERS, last_step == "euler"
     if adaptive and (steps is not None or euler_at_end or shift != 1):
-        raise UsageError(f"{solver} chooses its own steps; leave out steps, shift and last step.")
+        raise UsageError(f"{solver} chooses its own steps; leave out --steps, --shift and --last-step.")
     if prediction == "x" and t_eps == 0 and not euler_at_end and solver not in ("euler", "midpoint"):
         raise UsageError(
             f"{solver} divides a prediction of x by the noise level at the end, which is 0. Set t_eps in the "
-            "model, or choose the last step euler."
+            "model, or choose --last-step euler."
         )
     num_steps = 1 if adaptive else _parse_steps(steps, minimum=1)
     times = shifted(np.linspace(_start(path, prediction), _end(path), num_steps + 1), shift)
@@ -162,8 +163,7 @@ def shifted(times: Table, shift: float) -> Table:
     Time here runs from noise to data; for a model whose time runs the other way, pass 1/s.
     Raises UsageError unless s is positive.
     """
-    if not shift > 0:
-        raise UsageError(f"shift is {shift}; expected a positive number.")
+    require_in_range(shift=shift)
     return times if shift == 1 else shift * times / (1 + (shift - 1) * times)
 
 
@@ -194,11 +194,14 @@ def sde_schedule(
     if last_step == "none":
         num_steps = _parse_steps(steps, minimum=1)
         if solver == "heun" and end == 1:
-            raise UsageError("solver heun needs the score at t = 1, which is infinite; choose a last step.")
+            raise UsageError(
+                "--solver heun needs the score at t = 1, which is infinite; choose another --last-step."
+            )
     else:
+        require_in_range(last_step_size=last_step_size)
         num_steps, end = _parse_steps(steps, minimum=2) - 1, 1 - last_step_size
-        if not start < end < 1:
-            raise UsageError(f"last step size {last_step_size} does not lie between 0 and 1.")
+        if not start < end:
+            raise UsageError(f"--last-step-size is {last_step_size}; expected less than {1 - start}.")
     if diffusion in ("sbdm", "kl") and PATHS[path](0.0).alpha == 0:
         # g ≈ 1/t near 0. Skipping the first step keeps g Δt ≤ 1, so that no step of the score overshoots.
         start = max(start, end / (num_steps + 1))

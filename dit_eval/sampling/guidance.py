@@ -90,14 +90,15 @@ def parse_times(text: str) -> tuple[float, float]:
     A bracket includes an end of the interval, a parenthesis excludes it; times within 1e-6 of an end are
     equal to it. Raises UsageError for anything else.
     """
-    match = re.fullmatch(r"\s*([\[(])\s*([^,\s]+)\s*,\s*([^,\s]+)\s*([\])])\s*", text)
+    pattern = r"\s*([\[(])\s*([^,\s]+)\s*,\s*([^,\s]+)\s*([\])])\s*"
+    match = re.fullmatch(pattern, text) if isinstance(text, str) else None
     try:
         assert match is not None
         low, high = float(match[2]), float(match[3])
         assert low < high < math.inf
     except (ValueError, AssertionError):
         raise UsageError(
-            f"{text!r} is not an interval of times; expected two increasing numbers such as [0, 0.7], with "
+            f"--cfg-times is {text!r}; expected two increasing numbers as text, such as '[0, 0.7]', with "
             "parentheses instead of brackets to exclude an end."
         ) from None
     return low - (_SAME if match[1] == "[" else -_SAME), high + (_SAME if match[4] == "]" else -_SAME)

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from dit_eval.errors import ResultError, UsageError, require_choices, require_positive
 from dit_eval.evaluation.pipeline import evaluate
+from dit_eval.evaluation.prepared_reference import choose_protocols
 from dit_eval.evaluation.references import open_reference
 from dit_eval.generation.pipeline import SamplingProgress, generate
 from dit_eval.generation.plan import require_extendable
@@ -30,7 +31,7 @@ from dit_eval.runtime.distributed import Rank, broadcast_from_rank0, process_gro
 from dit_eval.search.budget import Budget
 from dit_eval.search.outcome import Race, Sweep, collect_candidates, state_as_json
 from dit_eval.search.race import Round, compare_with_best, count_comparisons, round_sizes
-from dit_eval.search.settings import Values, describe, file_name, grid, require_axes
+from dit_eval.search.settings import Values, describe, file_name, generation_arguments, grid, require_axes
 
 Strategy = Literal["grid", "coordinate"]
 
@@ -79,11 +80,11 @@ def sweep(
 
     model: "XL/2" by default; model, labels, batch_size, device and settings: see `generate`; against: the
     reference; protocol, inception, offline: see `evaluate`; vary: the values to try by setting, one of
-    `VARIABLE` in `search.settings`; metric: one of `HEADLINE` in `results.metric_names`; out: a folder;
-    strategy: "grid" for all combinations, "coordinate" for one setting after another, in the order of `vary`,
-    with the others at the value that was chosen or else at the first one; first: images of the first round,
-    None for a sixteenth of `num`; budget: see `Budget.parse`; the race ends before a round that would exceed
-    it.
+    `VARIABLE` in `search.settings`, or "model.KEY" for an argument of a plug-in; metric: one of `HEADLINE` in
+    `results.metric_names`; out: a folder; strategy: "grid" for all combinations, "coordinate" for one setting
+    after another, in the order of `vary`, with the others at the value that was chosen or else at the first
+    one; first: images of the first round, None for a sixteenth of `num`; budget: see `Budget.parse`; the race
+    ends before a round that would exceed it.
     Resumable: the same call continues after an interruption, also with another budget. Under torchrun every
     rank makes the call, and ranks other than 0 get None. Raises subclasses of DitEvalError.
 
@@ -96,7 +97,10 @@ def sweep(
     require_choices(metric=(metric, HEADLINE), strategy=(strategy, ("grid", "coordinate")))
     require_positive(num=num, batch_size=batch_size)
     require_extendable(str(labels))
-    open_reference(against, offline=offline)  # raises now what `evaluate` would after the first images
+    # Raises now what `evaluate` would after the first images
+    choose_protocols(
+        [protocol] if protocol else [], [(str(against), open_reference(against, offline=offline))]
+    )
     batch_size = min(batch_size, num)
     generation = {key: value for key, value in fixed.items() if value is not None}
     generation |= {"labels": labels, "batch_size": batch_size}
@@ -228,7 +232,8 @@ class _Runner:
         if best is None:
             raise UsageError(
                 f"the budget does not allow the first round: {sizes[0]:,} images of each of {len(alive)} "
-                f"candidates, and {self.search['num']:,} fresh images of the winner."
+                f"candidates, and {self.search['num']:,} fresh images of the winner. Raise --budget, or "
+                "lower --first or --num-samples."
             )
         return best
 
@@ -271,9 +276,8 @@ class _Runner:
             batch = self.folder / "samples" / f"{name}.npz"
             seed = self.search["seed"] + fresh
             try:
-                generate(
-                    **{**self.generation, **values}, num=n, seed=seed, out=batch, extend=True, progress=report
-                )
+                arguments = generation_arguments(self.generation, values)
+                generate(**arguments, num=n, seed=seed, out=batch, extend=True, progress=report)
             except UsageError as error:
                 raise UsageError(f"{describe(values)}: {error}") from None
             wait_for_all(self.rank)  # the rank that samples the last image writes the batch
@@ -294,7 +298,7 @@ class _Runner:
         if identity != self.evaluated_with:
             raise ResultError(
                 f"{file} is of another protocol or reference than the first result of this search. Choose "
-                "another folder, or delete the files in results/ to evaluate all images again."
+                "another --out, or delete the files in results/ to evaluate all images again."
             )
 
     def _number(self, values: Values) -> int:
@@ -344,7 +348,7 @@ class _Runner:
         if differences:
             raise UsageError(
                 f"{self.folder} holds another search: {', '.join(differences)}. Use the same settings to "
-                "resume, or choose another folder."
+                "resume, or choose another --out."
             )
 
 

@@ -51,7 +51,7 @@ def round_sizes(num: int, first: int | None, batch_size: int) -> list[int]:
     first: images of the first round; None for a sixteenth of `num`. Raises UsageError unless it is 1…num.
     """
     if first is not None and not 1 <= first <= num:
-        raise UsageError(f"the first round has {first} images; expected 1 to {num}, the number of images.")
+        raise UsageError(f"--first is {first}; expected 1 to {num:,}, the --num-samples of the search.")
     wanted = num / _FIRST_SHARE if first is None else first
     n = -(-int(wanted) // batch_size) * batch_size or batch_size
     sizes = []

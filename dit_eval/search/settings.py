@@ -17,6 +17,7 @@ VARIABLE = (
     *("cfg", "cfg_channels", "cfg_interval", "cfg_times", "rounding", "precision"),
     *dict.fromkeys(option for options in OPTIONS.values() for option in options),
 )
+MODEL_ARGUMENT = "model."  # before the name of an argument of a plug-in, which may vary too
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 _RANGE = re.compile(rf"({_NUMBER}):({_NUMBER}):({_NUMBER})", re.IGNORECASE)
 _MOST = 1000  # values of a range; a longer one is a mistake
@@ -55,11 +56,16 @@ def require_axes(vary: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any]) ->
 
     fixed: the other settings, None where they are not given.
     """
+    own = fixed.get("model_args") or {}
+    given = {**fixed, **{f"{MODEL_ARGUMENT}{name}": value for name, value in own.items()}}
     for name, values in vary.items():
-        if name not in VARIABLE:
-            raise UsageError(f"{name} is not a setting that can vary. Choose among {', '.join(VARIABLE)}.")
-        if fixed.get(name) is not None:
-            raise UsageError(f"{name} is varied and also given as {fixed[name]}; give it once.")
+        if name not in VARIABLE and not name.startswith(MODEL_ARGUMENT):
+            raise UsageError(
+                f"{name} is not a setting that can vary. Choose among {', '.join(VARIABLE)}, or "
+                f"{MODEL_ARGUMENT}KEY for an argument of a plug-in."
+            )
+        if given.get(name) is not None:
+            raise UsageError(f"{name} is varied and also given as {given[name]}; give it once.")
         if len(set(values)) < len(values):
             raise UsageError(f"{name} has a value twice: {', '.join(show(value) for value in values)}.")
     if sum(len(values) - 1 for values in vary.values()) < 1 or not all(vary.values()):
@@ -70,6 +76,16 @@ def grid(vary: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     """Every combination of the values; the last setting varies fastest."""
     for values in product(*vary.values()):
         yield dict(zip(vary, values, strict=True))
+
+
+def generation_arguments(fixed: Mapping[str, Any], values: Values) -> dict[str, Any]:
+    """The arguments of `generate` for a candidate; fixed: those that all candidates share."""
+    own = {name: value for name, value in values.items() if name.startswith(MODEL_ARGUMENT)}
+    arguments = {**fixed, **{name: value for name, value in values.items() if name not in own}}
+    if own:
+        of_model = {name.removeprefix(MODEL_ARGUMENT): value for name, value in own.items()}
+        arguments["model_args"] = {**arguments.get("model_args", {}), **of_model}
+    return arguments
 
 
 def show(value: Any) -> str:

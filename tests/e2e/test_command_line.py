@@ -262,7 +262,9 @@ def test_commands_that_compute_no_features_load_no_torch(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["models", "reference_stats"])
-def test_the_listings_break_no_name_at_80_columns_and_say_where_files_are(kind: assets.Kind) -> None:
+def test_the_listings_fit_80_columns_and_say_where_files_are_and_their_size_if_known(
+    kind: assets.Kind,
+) -> None:
     manifest = assets.manifest(kind)
     downloaded = next(asset for asset in manifest.values() if not asset.bundled)
     assets.cached_path(downloaded).parent.mkdir(parents=True)
@@ -272,11 +274,13 @@ def test_the_listings_break_no_name_at_80_columns_and_say_where_files_are(kind: 
     *rows, cache = shown.stdout.splitlines()
     assert cache == f"Cache: {assets.cache_dir()}"
     assert max(map(len, rows)) <= 80
-    locations = {row.split()[0]: row.split("  ")[-1] for row in rows if row and not row.startswith(" ")}
+    locations = dict(row.split(maxsplit=1) for row in rows if row and not row.startswith(" "))
     assert list(locations) == list(manifest)
     for name, asset in manifest.items():
         expected = "bundled" if asset.bundled else "cached" if asset is downloaded else "not downloaded"
-        assert locations[name] == expected
+        location, _, size = locations[name].partition(", ")
+        assert location == expected
+        assert size.endswith(" MB") == (asset.bytes is not None)
 
 
 def test_an_unexpected_exception_is_one_line_and_exit_70(monkeypatch: pytest.MonkeyPatch) -> None:

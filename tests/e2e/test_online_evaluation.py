@@ -250,3 +250,57 @@ def test_evaluators_and_evaluations_follow_one_another_in_one_job(tmp_path: Path
     ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert ran.stdout.count("closed") == 2
+
+
+FAILING_PROGRAM = """
+import json
+import torch, torch.distributed as dist
+import dit_eval
+from dit_eval.evaluation.feature_stats import FeatureStats
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+factor = float("nan") if rank == 1 else 1.0
+diverged = dit_eval.FlowModel(lambda x, t, y: factor * x, (3, 8, 8), num_classes=10)
+errors = []
+
+def attempt(call):
+    try:
+        call()
+    except Exception as error:
+        errors.append(f"{type(error).__name__}: {error}")
+
+def full(*_, **__):
+    raise OSError("no space left")
+
+with dit_eval.Evaluator("digits", device="cpu", batch_size=16) as evaluator:
+    images = torch.zeros(32, 8, 8, 3, dtype=torch.uint8)
+    attempt(lambda: dit_eval.generate(diverged, into=evaluator, num=64, steps=2, device="cpu", batch_size=16))
+    for name, failing in (("finish", 1), ("copy", 0), ("append", 0)):
+        evaluator.reset()
+        evaluator.update(images)
+        kept = getattr(FeatureStats, name)
+        if rank == failing:
+            setattr(FeatureStats, name, full)
+        attempt(evaluator.compute)
+        setattr(FeatureStats, name, kept)
+    evaluator.reset()
+    evaluator.update(images)
+    n = evaluator.compute().samples["n"]
+with open(f"{rank}.json", "w") as file:
+    json.dump([errors, n], file)
+"""
+
+
+def test_a_failure_of_one_rank_is_an_error_on_both_and_none_waits_for_the_other(tmp_path: Path) -> None:
+    import json
+
+    (tmp_path / "program.py").write_text(FAILING_PROGRAM, "utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    subprocess.run([*command, str(tmp_path / "program.py")], check=True, cwd=tmp_path, timeout=120)
+    (first, n), (second, _) = (json.loads((tmp_path / f"{rank}.json").read_text("utf-8")) for rank in (0, 1))
+    other = "RankError: another rank has failed; its own error says why."
+    full = "OSError: no space left"
+    assert first == [other, other, full, full]
+    assert second[0].startswith("CheckpointError: 16 of the 16 samples of a batch are not finite")
+    assert second[1:] == [full, other, other]
+    assert n == 64

@@ -14,9 +14,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import dit_eval as package
+from dit_eval.features.extractor import FeatureExtractor
+from dit_eval.features.network import Activations
 from dit_eval.io.assets import sha256
 from tests.command import assert_one_sentence, dit_eval
 
@@ -160,6 +164,77 @@ def test_a_setting_that_does_not_fit_is_one_sentence_that_names_the_candidate(tm
     )
     assert_one_sentence(run)
     assert "sampler=ode: sampler ode does not fit" in run.stderr
+
+
+def test_every_image_passes_the_feature_network_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, sizes = FeatureExtractor._forward, []
+
+    def count(extractor: FeatureExtractor, images: torch.Tensor) -> Activations:
+        sizes.append(len(images))
+        return forward(extractor, images)
+
+    monkeypatch.setattr(FeatureExtractor, "_forward", count)
+    found = package.sweep(
+        "digits-sit",
+        against="digits",
+        vary={"cfg": [1.5, 1.6]},
+        num=512,
+        batch_size=64,
+        out=tmp_path / "s",
+        metric="precision",
+        sampler="ode",
+        solver="euler",
+        steps=2,
+        seed=5,
+    )
+    assert found is not None
+    assert [race.n for race in found.races[0].rounds][-1] == 512  # the candidates are nearly the same
+    assert sum(sizes) - 1797 == found.images + 512  # the reference, the search and the fresh images
+    assert found.images == 2 * 512
+    for candidate in found.candidates:
+        plain = package.evaluate(
+            tmp_path / "s" / "samples" / f"{Path(candidate.result.samples['path']).name}",
+            "digits",
+            metrics=["precision"],
+            cache=False,
+        )
+        assert plain is not None
+        assert plain.metrics == candidate.result.metrics
+
+
+GREY = """
+import dit_eval
+
+
+def load(level, name):
+    assert name == "grey" and isinstance(level, float)
+    target = lambda x, t, y: (level - x) / (1 - t).view(-1, 1, 1, 1)
+    return dit_eval.FlowModel(target, (3, 8, 8), num_classes=10)
+"""
+
+
+def test_arguments_of_a_plugin_vary_and_are_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "grey_levels.py").write_text(GREY)
+    monkeypatch.chdir(tmp_path)
+    run = dit_eval(
+        *(
+            "sweep",
+            "--model",
+            "grey_levels:load",
+            "--model-arg",
+            "name=grey",
+            "--vary",
+            "model.level=-0.5,0.5",
+        ),
+        *("--against", "digits", "--solver", "euler", "--steps", "1", "--num-samples", "32"),
+        *("--batch-size", "16", "--out", "s"),
+    )
+    assert run.returncode == 0, run.stderr
+    candidates = outcome(tmp_path / "s")["outcome"]["candidates"]
+    assert {candidate["values"]["model.level"] for candidate in candidates} == {-0.5, 0.5}
+    for file, level in (("000-model.level-0.5.npz", -0.5), ("001-model.level-0.5.npz", 0.5)):
+        images = np.load(tmp_path / "s" / "samples" / file)["arr_0"]
+        assert (images == int(127.5 * level + 128)).all()
 
 
 @pytest.mark.slow

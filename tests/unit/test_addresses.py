@@ -108,3 +108,34 @@ def test_a_checkpoint_at_an_address_is_fetched(server: Server, tmp_path: Path) -
     bundled = dit_eval.generate("digits", out=tmp_path / "b.npz", **options)
     with np.load(from_hub) as a, np.load(bundled) as b:
         np.testing.assert_array_equal(a["arr_0"], b["arr_0"])
+
+
+def test_what_is_wrong_with_a_download_names_the_address_and_not_the_file_in_the_cache(
+    server: Server, tmp_path: Path
+) -> None:
+    server.files["/odd.npz"] = content(other=np.zeros(3))
+    server.files["/stats.npz"] = content(mu=np.zeros(64), sigma=np.eye(64))
+    server.files["/odd.pt"] = content(other=np.zeros(3))
+    np.savez(tmp_path / "a.npz", np.zeros((4, 8, 8, 3), np.uint8))
+    samples, odd, stats = tmp_path / "a.npz", f"{server.url}/odd.npz", f"{server.url}/stats.npz"
+    key = assets.cached_path(asset_at(odd, "reference_stats")).parent.name
+    for call, address in (
+        (lambda: dit_eval.evaluate(samples, odd), odd),
+        (lambda: dit_eval.evaluate(odd, "digits"), odd),
+        (lambda: dit_eval.evaluate(stats, "digits"), stats),
+        (lambda: dit_eval.evaluate(samples, f"{server.url}/absent.npz"), f"{server.url}/absent.npz"),
+        (lambda: dit_eval.generate("digits", ckpt=f"{server.url}/odd.pt", num=4), f"{server.url}/odd.pt"),
+        (lambda: dit_eval.evaluate(samples, HUB[:-4] + "2.npz"), HUB[:-4] + "2.npz"),
+    ):
+        with pytest.raises(dit_eval.DitEvalError) as caught:
+            call()
+        assert str(caught.value).startswith(address)
+        before_the_remedy = str(caught.value).partition("put it at")[0]
+        assert str(assets.cache_dir()) not in before_the_remedy
+        assert key not in before_the_remedy
+
+
+def test_a_changed_download_is_said_to_be_so_with_its_address(server: Server) -> None:
+    assets.fetch(asset_at(HUB, "reference_stats")).write_bytes(IMAGES[:-1])
+    with pytest.raises(AssetError, match=f"is not the file that was first downloaded from {HUB}"):
+        open_reference(HUB)

@@ -22,6 +22,7 @@ from dit_eval.errors import StatisticsError, UsageError
 from dit_eval.evaluation.extraction import load_extraction
 from dit_eval.evaluation.feature_stats import DiskRows, FeatureStats
 from dit_eval.evaluation.pipeline import evaluate
+from dit_eval.features.extractor import FeatureExtractor
 from dit_eval.features.network import Activations
 from dit_eval.io import assets
 from dit_eval.io.batches import open_images
@@ -170,6 +171,64 @@ def test_batches_that_begin_alike_are_told_apart(digits: np.ndarray, tmp_path: P
     assert_same_numbers(again, one)
     assert other.metrics["fid"] == evaluated(tmp_path / "other.npz", cache=False).metrics["fid"]
     assert other.metrics["fid"] != one.metrics["fid"]
+
+
+@pytest.fixture
+def through_network(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the blocks that have passed the feature network."""
+    forward, sizes = FeatureExtractor._forward, []
+
+    def count(extractor: FeatureExtractor, images: torch.Tensor) -> Activations:
+        sizes.append(len(images))
+        return forward(extractor, images)
+
+    monkeypatch.setattr(FeatureExtractor, "_forward", count)
+    evaluated(DIGITS, ignore_sample_statistics=True)  # so that the reference is cached
+    sizes.clear()
+    return sizes
+
+
+@pytest.mark.parametrize("sizes", [(640, 1280, 1500), (64, 1408, 1472)])
+def test_of_an_extended_batch_only_the_new_images_pass_the_network(
+    digits: np.ndarray, tmp_path: Path, through_network: list[int], sizes: tuple[int, ...]
+) -> None:
+    """Chunks of the inception score and blocks of the moments end within what is added."""
+    path = tmp_path / "batch.npz"
+    for n, new in zip(sizes, np.diff((0, *sizes)), strict=True):
+        write_npz(path, {"arr_0": digits[:n] ^ 1})
+        through_network.clear()
+        result = evaluated(path)
+        assert sum(through_network) == new
+        assert not result.samples["cached"]
+        uncached = evaluated(path, cache=False)
+        assert_same_numbers(result, uncached)
+        assert result.samples["digest"] == uncached.samples["digest"]
+        through_network.clear()
+        assert evaluated(path).samples["cached"]
+        assert through_network == []
+
+
+def test_images_are_extracted_again_after_a_block_that_was_not_full(
+    digits: np.ndarray, tmp_path: Path, through_network: list[int]
+) -> None:
+    for n in (100, 200):
+        write_npz(tmp_path / "batch.npz", {"arr_0": digits[:n] ^ 1})
+        evaluated(tmp_path / "batch.npz")
+    assert through_network == [64, 36, 64, 64, 64, 8]
+
+
+def test_a_batch_that_only_begins_like_a_cached_one_is_extracted_from_the_first_image_on(
+    digits: np.ndarray, tmp_path: Path, through_network: list[int]
+) -> None:
+    images = digits[:256] ^ 1
+    write_npz(tmp_path / "one.npz", {"arr_0": images[:128]})
+    evaluated(tmp_path / "one.npz")
+    images[127] ^= 255
+    write_npz(tmp_path / "other.npz", {"arr_0": images})
+    through_network.clear()
+    result = evaluated(tmp_path / "other.npz")
+    assert sum(through_network) == 256
+    assert_same_numbers(result, evaluated(tmp_path / "other.npz", cache=False))
 
 
 def test_a_file_changed_in_place_is_noticed_whatever_its_times_say(
@@ -346,7 +405,7 @@ def test_a_damaged_entry_is_computed_and_written_again(
 
 def megabyte(number: int, age_s: float) -> Path:
     """An entry of a million bytes that was last used so long ago."""
-    path = features_path(str(number))
+    path = features_path(str(number), 1)
     assert store_features(path, {"features": np.full(1_000_000, number, np.uint8)}) is None
     used = time.time() - age_s
     os.utime(path, (used, used))
@@ -359,8 +418,8 @@ def test_the_least_recently_used_entries_make_room_for_a_new_one(monkeypatch: py
     os.utime(used)
     newest = megabyte(4, 0)
     assert [path.exists() for path in (oldest, used, middle, newest)] == [False, True, True, True]
-    assert store_features(features_path("large"), {"features": np.zeros(4_000_000, np.uint8)}) is None
-    assert sorted(features_path("").parent.iterdir()) == sorted([used, middle, newest])
+    assert store_features(features_path("large", 1), {"features": np.zeros(4_000_000, np.uint8)}) is None
+    assert sorted(features_path("", 1).parent.iterdir()) == sorted([used, middle, newest])
 
 
 def test_reading_an_entry_is_using_it(batch: Path, own_cache: Path) -> None:
@@ -411,15 +470,15 @@ def test_the_command_lists_and_clears_entries_by_name_and_by_kind(own_cache: Pat
     assert listed.returncode == 0
     lines = listed.stdout.splitlines()
     assert lines[0] == "features: 2.0 MB of at most 5,000.0 MB"
-    assert [line.split()[0] for line in lines[1:3]] == ["2.npz", "1.npz"]
+    assert [line.split()[0] for line in lines[1:3]] == ["2-1.npz", "1-1.npz"]
     assert lines[3] == "downloads: 4.0 MB"
     assert {line.split()[0] for line in lines[4:6]} == {"net", "ref"}
     assert lines[-1] == f"Cache: {own_cache}"
-    cleared = dit_eval("cache", "clear", "net", "1.npz")
-    assert cleared.stdout == "removed downloads net (2.0 MB)\nremoved features 1.npz (1.0 MB)\n"
+    cleared = dit_eval("cache", "clear", "net", "1-1.npz")
+    assert cleared.stdout == "removed downloads net (2.0 MB)\nremoved features 1-1.npz (1.0 MB)\n"
     assert not first.exists()
     assert second.exists()
-    assert [entry.name for entry in list_cache()] == ["2.npz", "ref"]
+    assert [entry.name for entry in list_cache()] == ["2-1.npz", "ref"]
     assert_one_sentence(dit_eval("cache", "clear", "../.."))
     assert_one_sentence(dit_eval("cache", "clear", "net"))
     assert_one_sentence(dit_eval("cache", "clear"))

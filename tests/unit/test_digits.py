@@ -19,6 +19,7 @@ from dit_eval.features.resize import no_resize
 from dit_eval.io import assets
 from dit_eval.io.batches import open_images
 from dit_eval.io.npz import members, write_npz
+from tests.command import assert_one_sentence, dit_eval
 from tools.memorisation import share_of_copies
 
 REFERENCE = assets.folder("reference_stats") / "digits.npz"
@@ -98,6 +99,19 @@ def test_other_weights_are_refused_by_the_bundled_statistics(tmp_path: Path, dig
     write_npz(tmp_path / "a.npz", {"arr_0": digits[0][:10]})
     with pytest.raises(StatisticsError, match="holds statistics of protocol digits"):
         evaluate(tmp_path / "a.npz", "digits", inception=tmp_path / "other.pth", device="cpu")
+
+
+@pytest.mark.parametrize("command", ["fid", "sweep"])
+def test_another_protocol_than_the_references_is_refused_before_its_network_is_looked_for(
+    tmp_path: Path, digits, command: str
+) -> None:
+    write_npz(tmp_path / "a.npz", {"arr_0": digits[0][:10]})
+    vary = ("--model", "digits", "--vary", "cfg=1,2", "--out", tmp_path / "s")
+    arguments = {"fid": (tmp_path / "a.npz", "digits"), "sweep": ("--against", "digits", *vary)}[command]
+    run = dit_eval(command, *arguments, "--protocol", "adm", "--offline")
+    assert_one_sentence(run)
+    assert "digits holds statistics of protocol digits, and --protocol is adm. Leave out" in run.stderr
+    assert "ref make IMAGES --protocol adm" in run.stderr
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

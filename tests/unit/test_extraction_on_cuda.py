@@ -21,6 +21,8 @@ from dit_eval.features.extractor import NETWORKS, FeatureExtractor, stream
 from dit_eval.features.inception import Inception
 from dit_eval.features.network import Activations
 from dit_eval.features.protocols import INCEPTION, PROTOCOLS
+from dit_eval.generation.models import FlowModel
+from dit_eval.generation.pipeline import generate
 from dit_eval.io import assets
 from dit_eval.io.npz import write_npz
 from dit_eval.metrics.fid_infinity import extrapolated_distance
@@ -255,3 +257,47 @@ def test_two_sizes_of_batch_wait_equally_often(tmp_path: Path) -> None:
         return len(calls.synchronising)
 
     assert waits(4) == waits(160) > 0
+
+
+@pytest.mark.filterwarnings("ignore:.*out of its value_range")  # every number read from the device is 1
+@pytest.mark.parametrize("sampler", ["ode", "sde"])
+def test_a_model_is_sampled_into_an_evaluator_on_the_device(tmp_path: Path, sampler: str) -> None:
+    """Sampling steps do not wait, images go from the decoder to the feature network on the device."""
+    write_npz(tmp_path / "reference.npz", {"arr_0": images(60)})
+    devices: set[torch.device] = set()
+
+    def predict(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        devices.update((x.device, t.device, y.device))
+        return x * t.view(-1, 1, 1, 1) + y.view(-1, 1, 1, 1)
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        devices.add(latents.device)
+        return latents.repeat(1, 3, 2, 2)
+
+    model = FlowModel(predict, (1, 4, 4), decode, num_classes=10)
+    waits = {}
+    for steps in (5, 25):
+        with fake_cuda() as calls:
+            evaluator = Evaluator(tmp_path / "reference.npz", protocol="digits", device="cuda", batch_size=16)
+            before = len(calls.synchronising)
+            generate(
+                model,
+                into=evaluator,
+                device="cuda",
+                num=72,
+                batch_size=32,
+                steps=steps,
+                cfg=1.5,
+                sampler=sampler,
+            )
+            waits[steps] = calls.synchronising[before:]
+            result = evaluator.compute()
+            evaluator.close()
+        assert (result.samples["n"], result.samples["size"]) == (72, [8, 8])
+        plan = result.samples["plan"]
+        assert (plan["device"], plan["precision"], plan["sampler"]) == ("fake CUDA device", "tf32", sampler)
+        assert {"fid", "sfid", "inception_score", "precision", "recall"} <= {*result.metrics}
+    assert devices == {CUDA}
+    # In each of three batches for labels, indices and whether samples are finite, then for the clipped share
+    assert len(waits[5]) == 3 * 3 + 1
+    assert waits[25] == waits[5]

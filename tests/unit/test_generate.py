@@ -134,7 +134,7 @@ def test_existing_shards_are_not_sampled_again(draw, tmp_path):
 
 
 def test_a_vae_for_a_model_of_pixels_is_refused(draw):
-    with pytest.raises(UsageError, match="leave vae out"):
+    with pytest.raises(UsageError, match="leave out --vae"):
         draw(vae="ema")
 
 
@@ -357,8 +357,16 @@ def test_speed_of_a_single_batch_is_unknown(draw):
         ({"device": "mps"}, "device 'mps' is not supported"),
         ({"device": "cuda:77"}, "device 'cuda:77' is not available"),
         ({"cfg": math.nan}, "cfg is nan"),
-        ({"cfg_interval": (math.nan, 1.0)}, "cfg_interval is "),
-        ({"shard": (1, 3), "fresh": True}, "the work of the other shards"),
+        ({"cfg_interval": (math.nan, 1.0)}, "--cfg-interval is "),
+        ({"cfg": -1}, "--cfg is -1; expected a number of at least 0"),
+        ({"cfg": "1.5"}, "--cfg is '1.5'; expected a number"),
+        ({"sampler": "ddim", "eta": 1.5}, "--eta is 1.5; expected a number from 0 to 1"),
+        ({"num": True}, "num is True"),
+        ({"cfg_interval": (5, 0.3)}, "LO ≤ HI"),
+        ({"cfg_interval": 5.0}, "--cfg-interval is 5.0; expected two noise levels"),
+        ({"cfg_times": (0, 0.7)}, r"--cfg-times is \(0, 0.7\); expected two increasing numbers as text"),
+        ({"into": "b"}, "into is of type str; expected a dit_eval.Evaluator"),
+        ({"shard": (1, 3), "fresh": True}, "--fresh would delete the work of the other shards"),
     ],
     ids=str,
 )
@@ -372,5 +380,5 @@ def test_network_whose_output_is_not_finite_is_refused(draw, weights, tmp_path):
     tensors = load_file(weights)
     tensors["final_layer.linear.bias"][:] = torch.nan
     save_file(tensors, tmp_path / "nan.safetensors")
-    with pytest.raises(CheckpointError, match="not finite"):
+    with pytest.raises(CheckpointError, match="4 of the 4 samples of a batch are not finite"):
         draw(ckpt=tmp_path / "nan.safetensors")

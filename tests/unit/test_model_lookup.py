@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from dit_eval.dit import DiTConfig
 from dit_eval.errors import UsageError
@@ -91,8 +92,15 @@ def test_checkpoint_may_be_a_file(tmp_path):
 
 
 def test_architecture_without_public_weights_asks_for_a_checkpoint():
-    with pytest.raises(UsageError, match=r"no weights of DiT-S/8 .*xl-256, xl-512, sit-256, own.* as ckpt"):
+    with pytest.raises(
+        UsageError, match=r"no weights of DiT-S/8 .*xl-256, xl-512, sit-256, own.* with --ckpt"
+    ):
         find_model("S/8")
+
+
+def test_a_network_that_is_no_model_is_told_how_to_become_one():
+    with pytest.raises(UsageError, match=r"model is of type Linear; expected a name.*FlowModel\(predict=net"):
+        find_model(torch.nn.Linear(2, 2))
 
 
 def test_own_checkpoint_of_a_registered_model_keeps_its_shape_and_defaults(tmp_path):

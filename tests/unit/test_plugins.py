@@ -316,7 +316,7 @@ def model(predict: Callable[..., Any], **settings: Any) -> dit_eval.FlowModel:
         (model(lambda x, t, y: x[..., :4]), r"of shape \(4, 3, 8, 4\)"),
         (model(lambda x, t, y: None), "predict returned a value of type NoneType"),
         (model(lambda x, t, y: x @ y), "predict raised RuntimeError"),
-        (model(lambda x, t, y: x * torch.nan), "the samples are not finite"),
+        (model(lambda x, t, y: x * torch.nan), "of the 4 samples of a batch are not finite"),
         (
             model(lambda x, t, y: -x, decode=lambda z: z[:, :2]),
             r"the model returns images of float32 \(., 2, 8, 8\)",

@@ -130,7 +130,7 @@ def test_unrelated_json_is_neither_replaced_nor_deleted(tmp_path, content, npz):
     shards = finished(tmp_path) if npz else folder(tmp_path)
     shards.record.write_bytes(content)
     for action in (shards.open, shards.clear):
-        with pytest.raises(UsageError, match=r"b\.json exists and is not the record of a batch.*another out"):
+        with pytest.raises(UsageError, match=r"b\.json exists and is not the record of a batch.* --out"):
             action()
     assert shards.record.read_bytes() == content
     assert shards.out.exists() == npz

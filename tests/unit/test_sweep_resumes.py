@@ -11,6 +11,7 @@ import zlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
     monkeypatch.setattr(pipeline, "generate", made.generate)
     monkeypatch.setattr(pipeline, "evaluate", made.evaluate)
-    monkeypatch.setattr(pipeline, "open_reference", lambda *_, **__: None)
+    monkeypatch.setattr(pipeline, "open_reference", lambda *_, **__: SimpleNamespace(protocol=None))
     return made
 
 
