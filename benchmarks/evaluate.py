@@ -240,10 +240,7 @@ def serve(prepare: Contestant, arguments: tuple, pipe: Connection) -> None:
 
 
 def race(
-    contestants: dict[str, Contestant],
-    arguments: tuple,
-    rounds: int,
-    alike: tuple[str, ...] | None = None,
+    contestants: dict[str, Contestant], arguments: tuple, rounds: int, alike: tuple[str, ...] | None = None
 ) -> dict[str, list[float]]:
     """Seconds of each contestant in each round; a round that is not counted goes first, if there are several.
 

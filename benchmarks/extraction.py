@@ -53,10 +53,7 @@ def extraction(
 def without_digest(batches: Any) -> tuple[tuple[str, str, object], ...]:
     """What to replace so that no pixel is hashed: class, attribute, value."""
     if hasattr(batches, "PixelDigest"):
-        return (
-            ("PixelDigest", "watch", lambda _, blocks: blocks),
-            ("PixelDigest", "finish", lambda _: ""),
-        )
+        return (("PixelDigest", "watch", lambda _, blocks: blocks), ("PixelDigest", "finish", lambda _: ""))
     return (("NpzImages", "digest", lambda _: ""), ("ImageFiles", "digest", lambda _: ""))
 
 

@@ -127,13 +127,7 @@ def measure(model: str, draws: dict[str, Draw], rounds: int) -> dict[str, list[f
 @click.option("--compile", "compiled", is_flag=True, help="Compile ours; the others stay eager.")
 @click.option("--device", default="cpu", show_default=True)
 def main(
-    models: tuple[str, ...],
-    images: int,
-    steps: int,
-    rounds: int,
-    precision: str,
-    compiled: bool,
-    device: str,
+    models: tuple[str, ...], images: int, steps: int, rounds: int, precision: str, compiled: bool, device: str
 ) -> None:
     """Time whole batch_sampler and keep the result as CSV."""
     keep_freed_memory_until_exit()  # for all of them: the setting is the process's

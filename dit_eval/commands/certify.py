@@ -28,11 +28,7 @@ _UNREACHABLE = (
     help="Compare with numbers in the package, recorded from the original programs; uses no network.",
 )
 @click.option("--full", is_flag=True, help="With --recorded: also FID of full rank, 2,560 + 2,560 images.")
-@click.option(
-    "--only",
-    metavar="NAME",
-    help="Only adm-64 (0.6 GB) or adm-g-adm-u-256 (10 GB).",
-)
+@click.option("--only", metavar="NAME", help="Only adm-64 (0.6 GB) or adm-g-adm-u-256 (10 GB).")
 @click.option(
     "--out",
     type=options.Output(".json"),

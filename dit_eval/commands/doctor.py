@@ -18,12 +18,7 @@ from dit_eval.commands.progress import extraction_bar
 @options.feature_extraction
 @click.option("--pixels-only", is_flag=True, help="Skip the checks that need a feature network.")
 @click.pass_context
-def doctor(
-    context: click.Context,
-    batch: Path,
-    reference: str | None,
-    **settings: Any,
-) -> None:
+def doctor(context: click.Context, batch: Path, reference: str | None, **settings: Any) -> None:
     """Find problems in BATCH that would affect its metrics.
 
     Looks for class-sorted order, duplicates, JPEG artefacts, NaN and more; with REF, a file or a registered

@@ -92,12 +92,7 @@ def _convert(name: str, value: str, context: click.Context) -> Any:
         help="Values of an option of `sample`: separated by commas, or START:STOP:STEP, stop included. "
         'Repeat for other options. Intervals: "cfg_interval=none,0.3 5". Arguments of models: model.KEY.',
     ),
-    click.option(
-        "--metric",
-        type=options.Name(HEADLINE),
-        default="fid",
-        help="Metric that is compared.",
-    ),
+    click.option("--metric", type=options.Name(HEADLINE), default="fid", help="Metric that is compared."),
     click.option(
         "--strategy",
         type=click.Choice(["grid", "coordinate"]),

@@ -45,14 +45,9 @@ FREE = (  # elementwise operators, reductions and data movement, in addition to 
         "argsort",
         "cumsum",
     ),
-    *(
-        "minimum",
-        "maximum",
-        "where",
-        *("eq", "ne", "lt", "le", "gt", "ge"),
-        *("logical_not", "logical_and", "logical_or", "logical_xor"),
-        *("bitwise_not", "bitwise_and", "bitwise_or", "bitwise_xor", "__and__", "__or__", "__xor__"),
-    ),
+    *("minimum", "maximum", "where", "eq", "ne", "lt", "le", "gt", "ge"),
+    *("logical_not", "logical_and", "logical_or", "logical_xor"),
+    *("bitwise_not", "bitwise_and", "bitwise_or", "bitwise_xor", "__and__", "__or__", "__xor__"),
     *("broadcast_tensors", "expand_as", "unflatten", "reshape_as", "view_as", "repeat", "repeat_interleave"),
     *("embedding", "index_select", "scatter", "clone", "movedim", "swapaxes", "flip", "tile", "ones_like"),
     *(
@@ -66,8 +61,8 @@ FREE = (  # elementwise operators, reductions and data movement, in addition to 
         "lift_fresh",
         "numpy_T",
     ),
-    *("mul_", "add_", "sub_", "div_", "masked_fill_", "fill_", "zero_", "silu_", "alias", "pad", "meshgrid"),
-    *("outer", "complex", "view_as_complex", "view_as_real", "feature_dropout"),
+    *("mul_", "add_", "sub_", "div_", "masked_fill_", "fill_", "zero_", "silu_", "alias", "pad"),
+    *("meshgrid", "outer", "complex", "view_as_complex", "view_as_real", "feature_dropout"),
 )
 COUNTED = {"attention", "linear", "conv", "addmm", "matmul", "mm", "bmm", "einsum"}
 PER_ELEMENT = {  # counted by fvcore, not part of the MACs

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from rich.table import Table
 
 from dit_eval.cost.counter import FlopCount, count_decoder, count_flops
 from dit_eval.dit import BLOCKS, DIT
-from dit_eval.report.terminal import dense_table, render_text
+from dit_eval.report.terminal import csv_text, dense_table, render_text
 from dit_eval.results.published import published_gflops
 
 Format = Literal["text", "markdown", "csv", "json"]
@@ -126,11 +124,7 @@ def render(rows: Sequence[FlopRow], style: Format) -> str:
     if style == "json":
         return json.dumps({"rows": records, "notes": notes}, indent=2, ensure_ascii=False)
     if style == "csv":
-        stream = io.StringIO()
-        writer = csv.DictWriter(stream, records[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-        return stream.getvalue().rstrip()
+        return csv_text(records)
     return _markdown(rows, notes) if style == "markdown" else _text(rows, notes)
 
 

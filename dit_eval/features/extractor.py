@@ -22,10 +22,7 @@ from dit_eval.runtime.cores import cores_per_process
 from dit_eval.runtime.malloc import keep_freed_memory
 from dit_eval.runtime.precision import computation
 
-NETWORKS: dict[str, Callable[[Path], nn.Module]] = {
-    INCEPTION: load_inception,
-    "digits": load_digits_network,
-}
+NETWORKS: dict[str, Callable[[Path], nn.Module]] = {INCEPTION: load_inception, "digits": load_digits_network}
 
 
 class Features(NamedTuple):

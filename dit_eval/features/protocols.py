@@ -47,12 +47,7 @@ INCEPTION = "inception-2015-12-05"
 
 # OpenAI's guided-diffusion evaluator (Dhariwal & Nichol 2021): Table 2 of the DiT paper.
 _ADM = Protocol(
-    name="adm",
-    resize="tf1-bilinear",
-    network=INCEPTION,
-    weights=INCEPTION,
-    inception_score_chunk=5000,
-    k=3,
+    name="adm", resize="tf1-bilinear", network=INCEPTION, weights=INCEPTION, inception_score_chunk=5000, k=3
 )
 
 # FD-DINOv2 of EDM2 (Karras et al. 2024), whose numbers the papers quote.

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from dit_eval.errors import BatchError
-from dit_eval.io.files import atomic_file
+from dit_eval.io.files import atomic_file, make_folder
 from dit_eval.io.npz import members
 
 _CAPTION = 14  # pixels
@@ -33,9 +33,6 @@ def draw_grid(batch: Path, picture: Path, *, limit: int = 64) -> None:
         tile = Image.fromarray(image).resize(size, Image.Resampling.NEAREST)
         draw.text((column * width + 2, row * height + 1), str(label), fill="black")
         grid.paste(tile, (column * width, row * height + _CAPTION))
-    try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BatchError(f"{picture} cannot be written: {error.strerror or error}.") from None
+    make_folder(picture.parent, BatchError)
     with atomic_file(picture, BatchError) as file:
         grid.save(file, format="PNG")

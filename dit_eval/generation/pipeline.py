@@ -167,11 +167,7 @@ def generate(
                 _warn_of_clipping(spec.name, quantizer.clipped_share())
             shards.merge(
                 batch_sampler.labels,
-                {
-                    "label": label,
-                    "macs": _macs(loaded),
-                    "environment": _environment(rank, torch_device),
-                },
+                {"label": label, "macs": _macs(loaded), "environment": _environment(rank, torch_device)},
             )
         elif label is not None:
             shards.relabel(label)

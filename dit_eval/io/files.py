@@ -141,6 +141,14 @@ def replacement_file(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: Path, error: type[DitEvalError] = ResultError) -> None:
+    """Create a folder unless it exists. Raises `error` if that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        raise error(f"{path} cannot be written: {failure.strerror or failure}.") from None
+
+
 def publish(finished: Path, path: Path) -> None:
     """Rename a finished file of the same folder, once its bytes are on the disk. Raises OSError."""
     with finished.open("r+b") as file:

@@ -17,15 +17,7 @@ from matplotlib.figure import Figure
 from scipy.special import bdtr
 from scipy.stats import binomtest
 
-from dit_eval.report.figures import (
-    INK,
-    PANEL_CHARACTERS,
-    SIZE,
-    STYLE,
-    panels_of,
-    shorten,
-    style_cycle,
-)
+from dit_eval.report.figures import INK, PANEL_CHARACTERS, SIZE, STYLE, panels_of, shorten, style_cycle
 from dit_eval.results.metric_names import METRICS
 from dit_eval.results.result import Result
 

@@ -61,9 +61,7 @@ def headline(results: Sequence[Result], best: Mapping[str, str]) -> Headline | N
         text = f"{chosen.name}: the {extreme} of {len(having)} results, {doubt}"
     others = (name for name in HEADLINE if name in chosen.metrics and name != metric)
     return Headline(
-        number=_number(chosen, metric),
-        others=tuple(_number(chosen, name) for name in others),
-        text=text,
+        number=_number(chosen, metric), others=tuple(_number(chosen, name) for name in others), text=text
     )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from dit_eval.report.classes import ClassShares, by_class, can_name_all, class_f
 from dit_eval.report.figures import FIGURES, figures, svg
 from dit_eval.report.headline import clearly_best, facts, headline
 from dit_eval.report.pictures import SEARCHED, Picture, Pictures, open_reference_images, open_samples
+from dit_eval.report.terminal import csv_text
 from dit_eval.results.compare import compare
 from dit_eval.results.compare_formats import as_csv
 from dit_eval.results.metric_names import METRICS, columns
@@ -162,17 +161,14 @@ def _sheets(
 
 def _class_data(results: Sequence[Result]) -> Iterator[tuple[str, str]]:
     """The shares by class as CSV, if there are any."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("metric", "result", "class", "n", "inside", "share", "low", "high"))
+    headings, records = ("metric", "result", "class", "n", "inside", "share", "low", "high"), []
     for metric, every in by_class(results).items():
         for shares in every:
             counts = shares.labels.tolist(), shares.n.tolist(), shares.inside.tolist(), shares.shares.tolist()
             for *row, ends in zip(*counts, shares.intervals().tolist(), strict=True):
-                writer.writerow((metric, shares.name, *row, *ends))
-    text = stream.getvalue().rstrip()
-    if "\n" in text:
-        yield "classes.csv", text
+                records.append(dict(zip(headings, (metric, shares.name, *row, *ends), strict=True)))
+    if records:
+        yield "classes.csv", csv_text(records)
 
 
 def _csv_uri(text: str) -> str:

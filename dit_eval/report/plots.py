@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from dit_eval.errors import ResultError
-from dit_eval.io.files import atomic_file
+from dit_eval.io.files import atomic_file, make_folder
 from dit_eval.report.classes import class_figures
 from dit_eval.report.figures import STYLE, figures
 from dit_eval.results.comparability import comparable_groups
@@ -39,10 +39,7 @@ def save_figures(folder: Path, results: Sequence[Result], kind: Format = "png") 
             "none of these results records its model and guidance scale, or has labels. Plot results of "
             "batches made by `dit-eval sample`, with the JSON file that it writes next to them."
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResultError(f"{folder} cannot be written: {error.strerror or error}.") from None
+    make_folder(folder)
     return [save_figure(folder / f"{name}.{kind}", figure) for name, figure in drawn.items()]
 
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dit_eval.errors import ResultError
+from dit_eval.io.files import make_folder
 from dit_eval.report.figures import STYLE, shorten, style_cycle
 from dit_eval.report.history import label_plainly, use_log_scale
 from dit_eval.report.plots import save_figure
@@ -43,10 +44,7 @@ def plot_sampling_compute(path: Path, results: Sequence[Result]) -> Path:
         for axes, group in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
             _draw_curves(axes, group)
             axes.set_title(describe_measurement(group[0]), loc="left", fontsize="small")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ResultError(f"{path.parent} cannot be written: {error.strerror or error}.") from None
+        make_folder(path.parent)
         return save_figure(path, figure)
 
 

@@ -1,8 +1,12 @@
-"""Tables and sentences as text of a given width."""
+"""Tables and sentences as text of a given width, and tables as CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from textwrap import fill
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -32,3 +36,12 @@ def natural_width(table: Table) -> int:
 def dense_table() -> Table:
     """A table with minimal padding."""
     return Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+
+
+def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
+    """Records with the same keys as CSV with a line of headings."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return stream.getvalue().rstrip()

@@ -14,12 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dit_eval.errors import UsageError, require_choices
-from dit_eval.results.comparability import (
-    GUIDANCE_SCALE,
-    describe_measurement,
-    differences,
-    group_numbers,
-)
+from dit_eval.results.comparability import GUIDANCE_SCALE, describe_measurement, differences, group_numbers
 from dit_eval.results.folders import results_at
 from dit_eval.results.knobs import TrainingStep, differing, knobs, training_step
 from dit_eval.results.metric_comparison import MetricComparison, baseline_of, compare_metric

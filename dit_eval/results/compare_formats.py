@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from textwrap import wrap
@@ -12,7 +10,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from dit_eval.report.latex import escape_latex, latex_table
-from dit_eval.report.terminal import dense_table, natural_width, render_text
+from dit_eval.report.terminal import csv_text, dense_table, natural_width, render_text
 from dit_eval.results.check_formats import markdown_row
 from dit_eval.results.compare import Comparison, Group, Row, Target
 from dit_eval.results.knobs import differing, knob_title
@@ -80,12 +78,7 @@ def as_csv(comparison: Comparison) -> str:
     rows = [(number, row) for number, group in enumerate(comparison.groups, 1) for row in group.rows]
     keys = differing([row.knobs for _, row in rows])
     metrics = metric_columns(row.result.metrics for _, row in rows)
-    records = [{"group": number, **_record(row, keys, metrics)} for number, row in rows]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, records[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return stream.getvalue().rstrip()
+    return csv_text([{"group": number, **_record(row, keys, metrics)} for number, row in rows])
 
 
 FORMATS: dict[Format, Callable[[Comparison], str]] = {

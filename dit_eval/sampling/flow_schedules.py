@@ -142,12 +142,7 @@ def ode_schedule(
     num_steps = 1 if adaptive else _parse_steps(steps, minimum=1)
     times = shifted(np.linspace(_start(path, prediction), _end(path), num_steps + 1), shift)
     return FlowSchedule(
-        path=path,
-        prediction=prediction,
-        solver=solver,
-        times=times,
-        t_eps=t_eps,
-        euler_at_end=euler_at_end,
+        path=path, prediction=prediction, solver=solver, times=times, t_eps=t_eps, euler_at_end=euler_at_end
     )
 
 

@@ -23,7 +23,7 @@ from dit_eval.evaluation.prepared_reference import choose_protocols
 from dit_eval.evaluation.references import open_reference
 from dit_eval.generation.pipeline import SamplingProgress, generate
 from dit_eval.generation.plan import require_extendable
-from dit_eval.io.files import read_json, write_json
+from dit_eval.io.files import make_folder, read_json, write_json
 from dit_eval.results.metric_comparison import MetricComparison, baseline_of, compare_metric
 from dit_eval.results.metric_names import ADM, HEADLINE
 from dit_eval.results.result import Result, read_result
@@ -159,11 +159,8 @@ class _Runner:
     def open(self) -> None:
         """Create the folder, or reuse that of the same search. Raises UsageError for that of another one."""
         if self.rank.index == 0:
-            try:
-                for name in ("samples", "results"):
-                    (self.folder / name).mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UsageError(f"{self.folder} cannot be created: {error.strerror or error}.") from None
+            for name in ("samples", "results"):
+                make_folder(self.folder / name, UsageError)
             state = self.folder / "sweep.json"
             if state.exists():
                 self._require_same_search(read_json(state).get("search", {}))

@@ -33,9 +33,7 @@ def reference(dimension: int) -> tuple[Gaussian, np.ndarray]:
     return Gaussian(np.zeros(dimension), root @ root.T), root
 
 
-def test_the_interval_holds_the_known_fid_of_gaussian_features(
-    record_property: Record,
-) -> None:
+def test_the_interval_holds_the_known_fid_of_gaussian_features(record_property: Record) -> None:
     theirs, root = reference(8)
     mean, scale, n = np.full(8, 0.2), 1.2, 5000
     truth = frechet_distance(Gaussian(mean, scale**2 * theirs.covariance), theirs)
@@ -50,9 +48,7 @@ def test_the_interval_holds_the_known_fid_of_gaussian_features(
     assert 0.90 <= held / RUNS <= 0.99
 
 
-def test_with_many_features_the_interval_holds_the_fid_to_expect_at_this_n(
-    record_property: Record,
-) -> None:
+def test_with_many_features_the_interval_holds_the_fid_to_expect_at_this_n(record_property: Record) -> None:
     """256 features, 2,000 images: the bias is many standard errors, and belongs to the number."""
     theirs, root = reference(256)
     values, errors = np.empty((2, RUNS))
@@ -120,9 +116,7 @@ def test_the_paired_gate_on_equal_models_gives_few_false_alarms(
     assert alarms <= 0.08
 
 
-def test_the_paired_gate_finds_a_shift_that_separate_intervals_do_not(
-    record_property: Record,
-) -> None:
+def test_the_paired_gate_finds_a_shift_that_separate_intervals_do_not(record_property: Record) -> None:
     runs = list(twins(0.99, shift=0.02))
     paired = np.mean([difference > normal_quantile(5) * se for difference, se, _ in runs])
     apart = np.mean([difference > normal_quantile(5) * se for difference, _, se in runs])

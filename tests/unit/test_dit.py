@@ -24,11 +24,7 @@ def tiny(block: str = "adaln-zero", *, trained: bool = True, **options) -> DiT:
 
 def inputs(n: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return (
-        torch.randn(n, 4, 8, 8, generator=generator),
-        torch.arange(n) * 300,
-        torch.tensor([3, 7, 10])[:n],
-    )
+    return (torch.randn(n, 4, 8, 8, generator=generator), torch.arange(n) * 300, torch.tensor([3, 7, 10])[:n])
 
 
 @pytest.mark.parametrize("block", BLOCKS)

@@ -168,10 +168,7 @@ def test_the_reference_is_loaded_factored_and_searched_once(
 def test_nothing_of_the_program_changes(tmp_path: Path, own_cache: Path) -> None:
     torch.manual_seed(3)
     states = torch.get_rng_state(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
-    with (
-        torch.autocast("cpu", torch.bfloat16),
-        Evaluator("digits", device="cpu") as evaluator,
-    ):
+    with torch.autocast("cpu", torch.bfloat16), Evaluator("digits", device="cpu") as evaluator:
         evaluator.update(torch.from_numpy(IMAGES) / 255, value_range=(0, 1))
         under_autocast = evaluator.compute()
         assert torch.is_autocast_enabled("cpu")

@@ -9,13 +9,7 @@ import pytest
 
 import dit_eval
 from dit_eval.evaluation import metric_table
-from dit_eval.evaluation.metric_table import (
-    DEFAULT,
-    METRIC_FUNCTIONS,
-    OPTIONAL,
-    Measurement,
-    MetricInputs,
-)
+from dit_eval.evaluation.metric_table import DEFAULT, METRIC_FUNCTIONS, OPTIONAL, Measurement, MetricInputs
 from dit_eval.results.metric_names import ADM, HEADLINE, METRICS
 from dit_eval.results.result import Result
 

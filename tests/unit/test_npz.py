@@ -95,10 +95,7 @@ def test_a_flush_that_fails_while_the_file_is_written_leaves_no_file(tmp_path: P
     monkeypatch.setattr(npz, "_FLUSH_BYTES", 100)
     monkeypatch.setattr(os, "fsync", fail)
     rows = in_blocks(zlib.crc32(IMAGES.tobytes()))
-    with (
-        BackgroundHash(hashlib.sha256()) as file_hash,
-        pytest.raises(BatchError, match="Input/output error"),
-    ):
+    with BackgroundHash(hashlib.sha256()) as file_hash, pytest.raises(BatchError, match="Input/output error"):
         npz.write_npz(tmp_path / "a.npz", {"arr_0": rows}, file_hash)
     assert list(tmp_path.iterdir()) == []
 

@@ -66,11 +66,7 @@ def test_a_candidate_is_dropped_where_the_paired_difference_is_beyond_the_interv
     se = standard_error((result(0, 1).influence["fid"] - result(0).influence["fid"]).astype(np.float32))
     half_width = normal_quantile(66) * se
     assert se < 0.11 * standard_error(SHARED * 10)  # the shared part cancels
-    results = {
-        7: result(5 + 1.01 * half_width, 1),
-        8: result(5),
-        9: result(5 + 0.99 * half_width, 1),
-    }
+    results = {7: result(5 + 1.01 * half_width, 1), 8: result(5), 9: result(5 + 0.99 * half_width, 1)}
     found = compare_with_best(results, "fid", 66)
     assert (found.n, found.best, found.dropped, found.survivors) == (400, 8, (7,), (8, 9))
     assert all(comparison.paired for comparison in found.comparisons.values())

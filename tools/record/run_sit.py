@@ -100,11 +100,7 @@ def chains(transport: Any, net: Any) -> Arrays:
 
 def ends(tag: str, states: Sequence[torch.Tensor]) -> Arrays:
     """The first, the middle and the last state of a chain."""
-    return {
-        f"{tag}_first": states[0],
-        f"{tag}_middle": states[len(states) // 2],
-        f"{tag}_last": states[-1],
-    }
+    return {f"{tag}_first": states[0], f"{tag}_middle": states[len(states) // 2], f"{tag}_last": states[-1]}
 
 
 def recorded_noise(tag: str) -> Callable[[Sequence[int]], torch.Tensor]:

@@ -34,7 +34,7 @@ class Program:
 
 # Path in the repository → SHA-256
 EVALUATOR_FILES = {
-    "evaluations/evaluator.py": "c8f10ab1406c45d105d7f5b347e5be06c118bd2ddef1c54789c263ebae7f1ca7",
+    "evaluations/evaluator.py": "c8f10ab1406c45d105d7f5b347e5be06c118bd2ddef1c54789c263ebae7f1ca7"
 }
 DIT_FILES = {
     "models.py": "1b8031a1340a3d1045c0bdb382334068f5f20e32edf67b3e6aba961ba91846ca",
@@ -52,14 +52,10 @@ SIT_FILES = {
     "transport/utils.py": "0c2682c0bbf4f56b99abd56627e0b5704ff910a5df56b37b49a9cfeb9aeb21e0",
 }
 CROP_FILES = {
-    "guided_diffusion/image_datasets.py": "220d6699f1c201989209f1bd64f5a7d3beef41e84098607aa521ab21cf6700d5",
+    "guided_diffusion/image_datasets.py": "220d6699f1c201989209f1bd64f5a7d3beef41e84098607aa521ab21cf6700d5"
 }
-REPA_FILES = {
-    "samplers.py": "6a76a56108a4dbd3fe193a67f5d56b55123230908b17e93cffebf58e89a917a2",
-}
-JIT_FILES = {
-    "denoiser.py": "87dc437fd4d98637ba8dfa4d888cf05c4e60c03675ef0455e17f0866c004c459",
-}
+REPA_FILES = {"samplers.py": "6a76a56108a4dbd3fe193a67f5d56b55123230908b17e93cffebf58e89a917a2"}
+JIT_FILES = {"denoiser.py": "87dc437fd4d98637ba8dfa4d888cf05c4e60c03675ef0455e17f0866c004c459"}
 DINOV2_FILES = {
     "dinov2/__init__.py": "0d2b87b7e71c7f7279ccc4b4f8b541d26071425284a0ea01a5a435fac4511cfe",
     "dinov2/hub/__init__.py": "2932e94a2d67be87b717c49468214c1127be7864aedf37f5891d26be7bc1437f",

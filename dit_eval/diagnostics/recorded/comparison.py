@@ -27,12 +27,7 @@ def scalar(
     if found is not None:
         difference = abs(found - recorded) / (abs(recorded) if measure == RELATIVE else 1)
     return CertifiedNumber(
-        name=name,
-        expected=recorded,
-        found=found,
-        difference=difference,
-        tolerance=tolerance,
-        measure=measure,
+        name=name, expected=recorded, found=found, difference=difference, tolerance=tolerance, measure=measure
     )
 
 
