@@ -109,12 +109,23 @@ def main(folder: Path) -> None:
     print("setting, mean FID of the runs, its standard deviation")
     for number, settings in enumerate(grid(VARY)):
         print(f"{describe(settings)}: {values[:, number].mean():.2f}, {values[:, number].std(ddof=1):.2f}")
-    ends = [[Interval(**result.intervals["fid"]) for result in run] for run in full]
+    run_ends = [[Interval(**result.intervals["fid"]) for result in run] for run in full]
     expected = values.mean(axis=0)
     held = np.array(
-        [[found.low <= mean <= found.high for found, mean in zip(run, expected, strict=True)] for run in ends]
+        [
+            [found.low <= mean <= found.high for found, mean in zip(run, expected, strict=True)]
+            for run in run_ends
+        ]
     )
     print(f"intervals that hold the mean FID of all runs: {held.mean():.1%} of {held.size}")
+    best = np.concatenate(runs, axis=1)[expected.argmin()]
+    for n in (NUM // 8, NUM // 4, NUM // 2):
+        found = [fid_result(block, target) for block in np.split(best, len(best) // n)]
+        mean = np.mean([result.metrics["fid"] for result in found])
+        held_mean = [
+            ends["low"] <= mean <= ends["high"] for ends in (result.intervals["fid"] for result in found)
+        ]
+        print(f"the same of {len(found)} batches of {n} images of the best setting: {np.mean(held_mean):.1%}")
     for first in (NUM // 16, NUM // 8, NUM // 4):
         print(f"\nfirst round {first}:", *_summary(runs, full, target, first, held), sep="\n  ")
 
@@ -144,7 +155,8 @@ def _summary(
     return [
         f"the race's winner is the grid's in {same} of {len(runs)} runs, the same or tied with it in {tied}",
         f"the setting with the lowest mean FID is among the survivors in {best_kept}",
-        f"images: {np.mean(shares):.1%} of the grid's on average, {min(shares):.1%} to {max(shares):.1%}",
+        f"images: {np.mean(shares):.1%} of the grid's on average, {min(shares):.1%} to {max(shares):.1%}, at most "
+        f"40 % in {sum(share <= 0.4 for share in shares)} runs",
         f"survivors: {np.mean(survivors):.1f} on average, {min(survivors)} to {max(survivors)}",
         f"the winner's interval on fresh images holds its setting's mean FID in {fresh_held} of {len(runs)}",
     ]
