@@ -155,8 +155,8 @@ def _summary(
     return [
         f"the race's winner is the grid's in {same} of {len(runs)} runs, the same or tied with it in {tied}",
         f"the setting with the lowest mean FID is among the survivors in {best_kept}",
-        f"images: {np.mean(shares):.1%} of the grid's on average, {min(shares):.1%} to {max(shares):.1%}, at most "
-        f"40 % in {sum(share <= 0.4 for share in shares)} runs",
+        f"images: {np.mean(shares):.1%} of the grid's on average, {min(shares):.1%} to {max(shares):.1%}, "
+        f"at most 40 % in {sum(share <= 0.4 for share in shares)} runs",
         f"survivors: {np.mean(survivors):.1f} on average, {min(survivors)} to {max(survivors)}",
         f"the winner's interval on fresh images holds its setting's mean FID in {fresh_held} of {len(runs)}",
     ]
