@@ -43,7 +43,8 @@ class TrainingRun:
         """Number (from 0) and generator of each step that is left of `total`."""
         began, before = time.monotonic(), self.seconds
         for step in range(self._done, total):
-            yield step, torch.Generator().manual_seed((self._seed << 32) + step)
+            # torch's generator on a CPU ignores all but the lower 32 bits
+            yield step, torch.Generator().manual_seed((self._seed << 24) + step)
             if (step + 1) % BLOCK == 0 or step + 1 == total:
                 self._done, self.seconds = step + 1, before + time.monotonic() - began
                 self._close_block()
