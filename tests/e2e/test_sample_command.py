@@ -127,7 +127,7 @@ def test_part_of_a_job_array_reports_that_others_have_not_finished(command):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--model", "S/9"], "no model 'S/9'"),
+        (["--model", "S/9"], "unknown model 'S/9'"),
         (["--model", "S/4"], "does not fit the model"),
         (["--ckpt", "nowhere.pt"], "nowhere.pt"),
         (["--steps", "ddim300"], "ddim250"),
