@@ -44,6 +44,10 @@ def test_the_readme_and_a_page_on_regression_have_commands_that_run() -> None:
     assert len([page for page in PAGES if blocks(page)]) >= 3
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+
+
 def test_a_block_with_a_reason_is_not_run(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
