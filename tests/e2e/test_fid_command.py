@@ -252,6 +252,7 @@ def test_ranks_measure_by_several_protocols_in_one_pass(
     arguments = ("fid", *pair, "--protocol", "adm", "--protocol", "clean", "--device", "cpu", "--json", "-")
     arguments = (*map(str, arguments), "--inception", str(golden_inception))
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    one = json.loads(dit_eval(*arguments, "--no-cache").stdout)
     for cached in (False, True):
         two = subprocess.run(
             [*launcher, "-m", "dit_eval", *arguments],
@@ -263,9 +264,7 @@ def test_ranks_measure_by_several_protocols_in_one_pass(
         assert two.returncode == 0, two.stderr
         found = json.loads(two.stdout)
         assert [result["samples"]["cached"] for result in found] == [cached, cached]
-        for result, expected in zip(
-            found, json.loads(dit_eval(*arguments, "--no-cache").stdout), strict=True
-        ):
+        for result, expected in zip(found, one, strict=True):
             assert result["protocol"] == expected["protocol"]
             assert result["samples"] | {"cached": False} == expected["samples"]
             assert result["metrics"] == pytest.approx(expected["metrics"], rel=1e-6)
