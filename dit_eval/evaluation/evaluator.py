@@ -46,8 +46,8 @@ class Evaluator:
 
     Under torch.distributed every rank makes the same calls but `update`, which takes the rank's own images:
     image j of rank r counts as image j·(number of ranks) + r, the order of a DistributedSampler. Create the
-    evaluator after the process group. An error of one rank in `compute` or in `generate` is one on all; where
-    `update` raises, either the process ends or it calls `compute` all the same.
+    evaluator after the process group. An error of one rank in `compute` or in `generate` is an error on all
+    ranks. A rank on which `update` has raised an error must still call `compute`, or end.
 
     >>> evaluator = dit_eval.Evaluator("imagenet-256")          # before the training loop
     >>> for images in batches:                                  # floats (N, 3, H, W) in -1 … 1
@@ -90,7 +90,7 @@ class Evaluator:
                 raise UsageError("the mapping of references names the protocols; leave out protocol.")
         else:
             names = [reference] if isinstance(reference, (str, Path)) else list(reference or [])
-            protocols = [protocol] if isinstance(protocol, str) else list(dict.fromkeys(protocol or ()))
+            protocols = _protocol_names(protocol)
         if not names:
             raise UsageError("there is no reference; expected a file or a registered name, or several.")
         self._image_options = image_options or ImageOptions()
@@ -350,6 +350,14 @@ class Evaluator:
                     f"chunks of {chunk:,} images of the inception score are not known. Give every rank as "
                     "many images, or leave out this metric."
                 )
+
+
+def _protocol_names(protocol: object) -> list[str]:
+    """One name or several as a list without repetitions, empty for None. Raises UsageError for no name."""
+    names = [] if protocol is None else [protocol] if isinstance(protocol, str) else protocol
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"protocol is {protocol!r}; expected the name of a protocol, or several.")
+    return list(dict.fromkeys(names))
 
 
 def _as_labels(labels: Any, n: int) -> np.ndarray:

@@ -48,12 +48,12 @@ class MetricName:
         return "↓" if self.lower_is_better else "↑"
 
 
-_POSITIVE, SHARE = (0.0, math.inf), (0.0, 1.0)
+_NONNEGATIVE, SHARE = (0.0, math.inf), (0.0, 1.0)
 
 METRICS = {  # the estimators of KID and FID∞ are corrected for their bias and may be negative
-    "fid": MetricName(label="FID", column="FID", lower_is_better=True, bounds=_POSITIVE),
+    "fid": MetricName(label="FID", column="FID", lower_is_better=True, bounds=_NONNEGATIVE),
     "fid_infinity": MetricName(label="FID∞", lower_is_better=True, parent="fid"),
-    "sfid": MetricName(label="sFID", column="sFID", lower_is_better=True, bounds=_POSITIVE),
+    "sfid": MetricName(label="sFID", column="sFID", lower_is_better=True, bounds=_NONNEGATIVE),
     "inception_score": MetricName(label="Inception score", column="IS", bounds=(1.0, math.inf)),
     "inception_score_order_free": MetricName(
         label="order-free", parent="inception_score", bounds=(1.0, math.inf)
@@ -64,9 +64,9 @@ METRICS = {  # the estimators of KID and FID∞ are corrected for their bias and
     "recall_float16": MetricName(label="ADM's float16", parent="recall", bounds=SHARE),
     "kid": MetricName(label="KID", column="KID", lower_is_better=True, digits=6, column_digits=5),
     "kid_subsets": MetricName(label="mean of subsets", parent="kid", digits=6),
-    "density": MetricName(label="Density", column="Dens.", bounds=_POSITIVE),
+    "density": MetricName(label="Density", column="Dens.", bounds=_NONNEGATIVE),
     "coverage": MetricName(label="Coverage", column="Cov.", bounds=SHARE),
-    "mind": MetricName(label="MIND", column="MIND", lower_is_better=True, bounds=_POSITIVE),
+    "mind": MetricName(label="MIND", column="MIND", lower_is_better=True, bounds=_NONNEGATIVE),
 }
 ADM = ("fid", "sfid", "inception_score", "precision", "recall")  # what ADM's evaluator prints
 HEADLINE = tuple(name for name, metric in METRICS.items() if not metric.parent)

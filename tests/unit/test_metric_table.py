@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
 import dit_eval
+from dit_eval.commands.fid import fid
 from dit_eval.evaluation import metric_table
 from dit_eval.evaluation.metric_table import DEFAULT, METRIC_FUNCTIONS, OPTIONAL, Measurement, MetricInputs
 from dit_eval.results.metric_names import ADM, HEADLINE, METRICS
@@ -30,6 +32,12 @@ def test_every_metric_has_a_function_and_a_name() -> None:
     assert {*DEFAULT} - {name for name in METRICS if METRICS[name].parent} == {*ADM}
     assert {METRICS[name].parent for name in METRICS} <= {"", *HEADLINE}
     assert all(METRICS[name].column for name in HEADLINE)
+
+
+def test_the_command_offers_every_optional_metric() -> None:
+    (option,) = [option for option in fid.params if option.name == "further_metrics"]
+    assert isinstance(option.type, click.Choice)
+    assert [*option.type.choices] == [*OPTIONAL]
 
 
 def test_titles_say_which_way_is_better() -> None:

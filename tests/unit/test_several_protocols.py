@@ -214,3 +214,9 @@ def test_the_command_shows_one_table_and_writes_a_file_for_each_result(folders: 
     ]
     assert "digits, reference minus digits, other.npz: FID" in " ".join(run.stdout.split())
     assert_one_sentence(run_command(*both, "--protocol", "vgg"))
+
+
+@pytest.mark.parametrize("protocol", [5, ["digits", None], {"digits"}])
+def test_what_is_no_name_of_a_protocol_is_refused(protocol: Any) -> None:
+    with pytest.raises(UsageError, match="expected the name of a protocol, or several"):
+        Evaluator("digits", protocol=protocol, device="cpu")
